@@ -1,0 +1,43 @@
+"""The one clock: monotonic seconds for every duration, wall time only for people.
+
+Everything outside this module receives a `Clock` or a `now_s`; nothing else imports `time`.
+Monotonic readings are never compared across machines.
+"""
+
+import time
+
+
+class Clock:
+    """Readings of the machine's clocks. Stateless; safe from every thread."""
+
+    def now_s(self) -> float:
+        """Monotonic seconds; only differences mean anything."""
+        return time.monotonic()
+
+    def now_ns(self) -> int:
+        """Monotonic nanoseconds, the form that travels in frames on one machine."""
+        return time.monotonic_ns()
+
+    def wall_s(self) -> float:
+        """Seconds since the epoch, for rows and lines that people read."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        """Blocks for that long; only supervisors and scripts may, never a replica's data thread."""
+        time.sleep(seconds)
+
+
+class Deadline:
+    """One budget of time across several waits."""
+
+    def __init__(self, clock: Clock, budget_s: float) -> None:
+        self._clock = clock
+        self._ends_s = clock.now_s() + budget_s
+
+    def left_s(self) -> float:
+        """Seconds left, never below 0."""
+        return max(0.0, self._ends_s - self._clock.now_s())
+
+    def passed(self) -> bool:
+        """True once the budget is used up."""
+        return self._clock.now_s() >= self._ends_s

@@ -1,0 +1,85 @@
+"""What the core asks its driver to do, in order. Values only.
+
+A driver that cannot send says so with `Core.refused(action)` and drops the rest for that token.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from zflow.wire.data import Frame
+from zflow.wire.payload import Payload
+from zflow.wire.run import Run
+
+LinkKey = tuple[int, str]  # edge, slot of the peer
+
+
+@dataclass(slots=True)
+class Dial:
+    """Close the link's socket if there is one and open a fresh one to the peer's `in` endpoint."""
+
+    link: LinkKey
+
+
+@dataclass(slots=True)
+class Send:
+    """Sender -> receiver, on the link's own socket; never blocks."""
+
+    link: LinkKey
+    frame: Frame
+    payload: Payload | None = None
+
+
+@dataclass(slots=True)
+class Reply:
+    """Receiver -> sender, to the `ack` endpoint that HELLO named."""
+
+    link: LinkKey
+    endpoint: str
+    incarnation: int
+    frame: Frame
+
+
+@dataclass(slots=True)
+class Hangup:
+    """Close the link's socket: it is drained."""
+
+    link: LinkKey
+
+
+@dataclass(slots=True)
+class Bury:
+    """Commit one item to the dead-letter store, then call `Core.buried(ticket)`.
+
+    stage: where it failed; edge: the label of the edge it was on, "" at a source.
+    maybe_applied: an attempt may have had effects (a crash, a streamed output, a lost peer).
+    """
+
+    ticket: int
+    stage: str
+    edge: str
+    run: Run
+    item: Any
+    attempts: int
+    code: str
+    error_class: str
+    error: str
+    maybe_applied: bool
+
+
+@dataclass(slots=True)
+class Fail:
+    """The run has failed by declared policy."""
+
+    stage: str
+    error_class: str
+    error: str
+
+
+@dataclass(slots=True)
+class Retire:
+    """A newer incarnation of this slot is known to a peer: this process must end."""
+
+    current: int
+
+
+Action = Dial | Send | Reply | Hangup | Bury | Fail | Retire

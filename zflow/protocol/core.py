@@ -1,0 +1,377 @@
+"""One replica's data plane: its inbox, its outboxes and the tasks between them.
+
+Decides only: frames, refusals, crash reports and the results of user code come in with the time,
+`actions` go out in order. The same object runs under real sockets and under the simulator.
+One thread at a time owns it.
+
+    frames -> inbox -> Portion -> (user code) -> returned / yielded / failed -> outboxes -> actions
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from zflow.protocol.actions import Action, LinkKey
+from zflow.protocol.identity import Brancher
+from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion
+from zflow.protocol.origin import Origin
+from zflow.protocol.outbox import EdgeSettings, Outbox
+from zflow.protocol.segment import Segment
+from zflow.protocol.sender import Identity, LinkState
+from zflow.protocol.task import Task
+from zflow.wire.data import (
+    Bye,
+    Crash,
+    Data,
+    Frame,
+    Heartbeat,
+    Hello,
+    Refuse,
+    Reset,
+    State,
+    Welcome,
+)
+from zflow.wire.payload import Codec, DecodeError, Payload
+from zflow.wire.run import SUSPECT, Run, cut_runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreSettings:
+    """Everything that one replica's core is told at birth.
+
+    upstream: how many links will come in; 0 at a source.
+    """
+
+    identity: Identity
+    inbox: InboxSettings
+    edges: tuple[EdgeSettings, ...]
+    upstream: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OriginSettings:
+    """A source's origin: its number, and the low mark to begin from."""
+
+    origin: int
+    stage: str
+    low: int
+
+
+class Output:
+    """What a stretch of inputs gave on one edge.
+
+    positions: which inputs gave an item, None if every one did; items: in the same order.
+    """
+
+    __slots__ = ("edge", "items", "positions")
+
+    def __init__(self, edge: int, positions: list[int] | None, items: list[Any]) -> None:
+        self.edge = edge
+        self.positions = positions
+        self.items = items
+
+
+class Core:
+    """See the module. `actions` is drained by the driver after every call."""
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        *,
+        codec: Codec,
+        new_token: Callable[[], int],
+        random: Random,
+        origin: OriginSettings | None = None,
+    ) -> None:
+        self.settings = settings
+        self.actions: deque[Action] = deque()
+        self.inbox = Inbox(settings.inbox, self.actions.append)
+        self.running = 0  # units out of the inbox and not yet returned
+        self.source_ended = False
+        self._codec = codec
+        self._tickets = 0
+        self._reported_dead: set[tuple[str, int]] = set()
+        self.outboxes = {
+            edge.edge: Outbox(
+                edge,
+                settings.identity,
+                codec=codec,
+                act=self.actions.append,
+                new_token=new_token,
+                new_ticket=self._new_ticket,
+                random=random,
+            )
+            for edge in settings.edges
+        }
+        self._branchers = {edge: Brancher(edge) for edge in self.outboxes}
+        self._links = {link.key: link for outbox in self.outboxes.values() for link in outbox.links}
+        self.origin: Origin | None = None
+        if origin is not None:
+            self.origin = Origin(
+                origin.origin,
+                origin.stage,
+                low=origin.low,
+                act=self.actions.append,
+                new_ticket=self._new_ticket,
+            )
+
+    def _new_ticket(self) -> int:
+        self._tickets += 1
+        return self._tickets
+
+    # -- events ------------------------------------------------------------------------------
+
+    def connect(self, now_s: float) -> None:
+        """Dial every downstream slot. Call it once, when all slots are bound."""
+        for link in self._links.values():
+            if link.state is LinkState.DOWN:
+                link.dial(now_s)
+
+    def on_frame(self, frame: Frame, payload: Payload | None, now_s: float) -> None:
+        """A frame that arrived on the `in` socket; `payload` with DATA."""
+        kind = type(frame)
+        if kind is Data and payload is not None:
+            self.inbox.on_data(frame, payload, now_s)  # type: ignore[arg-type]
+        elif kind is Heartbeat:
+            self.inbox.on_heartbeat(frame, now_s)  # type: ignore[arg-type]
+        elif kind is Hello:
+            self.inbox.on_hello(frame, now_s)  # type: ignore[arg-type]
+        elif kind is Bye:
+            self.inbox.on_bye(frame)
+
+    def on_reply(self, frame: Frame, now_s: float) -> None:
+        """A frame that arrived on the `ack` socket; its token says which link it is about."""
+        for link in self._links.values():
+            if link.token == frame.token:
+                break
+        else:
+            return
+        if isinstance(frame, State):
+            link.on_state(frame, now_s)
+        elif isinstance(frame, Welcome):
+            link.on_welcome(frame, now_s)
+        elif isinstance(frame, Reset):
+            link.on_reset(frame, now_s)
+        elif isinstance(frame, Refuse):
+            link.on_refuse(frame, now_s)
+
+    def refused_send(self, key: LinkKey, frame: Frame, now_s: float) -> None:
+        """The driver could not hand a `Send` to its socket."""
+        self._links[key].refused(frame, now_s)
+
+    def refused_reply(self, frame: Frame, now_s: float) -> None:
+        """The driver could not hand a `Reply` to its socket."""
+        self.inbox.refused(frame, now_s)
+
+    def on_crash(self, crash: Crash, now_s: float) -> None:
+        """The supervisor says that an incarnation is dead (R13): its word is as good as death."""
+        death = (crash.slot, crash.incarnation)
+        if death in self._reported_dead:
+            return
+        self._reported_dead.add(death)
+        for (edge, slot), link in self._links.items():
+            if slot != crash.slot:
+                continue
+            self.outboxes[edge].accused(crash)
+            up = link.state is LinkState.UP
+            if up and link.peer_incarnation <= crash.incarnation:
+                link.recover("peer_lost", now_s)
+
+    def buried(self, ticket: int) -> None:
+        """The dead-letter store has committed what `Bury(ticket)` asked."""
+        if self.origin is not None and ticket in self.origin.burying:
+            self.origin.buried(ticket)
+            return
+        for outbox in self.outboxes.values():
+            if ticket in outbox.burying:
+                outbox.buried(ticket)
+
+    def tick(self, now_s: float) -> None:
+        """Timers, then everything that credit allows."""
+        ended = self.quiet()
+        for outbox in self.outboxes.values():
+            for link in outbox.links:
+                link.ended = ended
+                link.tick(now_s)
+            outbox.dispatch(now_s)
+        self.inbox.tick(now_s)
+
+    def due_s(self) -> float:
+        """When `tick` has something to do even if nothing arrives."""
+        due_s = self.inbox.due_s()
+        for outbox in self.outboxes.values():
+            due_s = min(due_s, outbox.due_s())
+        return due_s
+
+    # -- work --------------------------------------------------------------------------------
+
+    def full(self) -> bool:
+        """True when no more user code may run before something is settled."""
+        if self.origin is not None and self.origin.full():
+            return True
+        return any(outbox.full() for outbox in self.outboxes.values())
+
+    def next_parcel(self, now_s: float) -> Parcel | None:
+        """The parcel to execute from next, its items decoded; None if there is nothing to do."""
+        while self.inbox.parcels:
+            parcel = self.inbox.parcels[0]
+            if parcel.items is not None:
+                return parcel
+            try:
+                items = self._codec.decode(parcel.payload)
+                if len(items) != parcel.n:
+                    raise DecodeError(f"the header names {parcel.n} items, the body {len(items)}")
+                parcel.items = items
+            except DecodeError as error:
+                self._refuse_parcel(parcel, error, now_s)
+        return None
+
+    def _refuse_parcel(self, parcel: Parcel, error: DecodeError, now_s: float) -> None:
+        """Nobody here can read it: every unit goes back, not to be tried again."""
+        parcel.items = [None] * parcel.n
+        self.inbox.leave(parcel, parcel.n, now_s)
+        cause = type(error.__cause__ or error).__name__
+        for k in range(parcel.n):
+            parcel.link.fail(parcel.first + k, "decode", cause, str(error))
+
+    def take(self, parcel: Parcel, n: int, now_s: float) -> Portion:
+        """Up to `n` units of the parcel leave the inbox; suspects leave one by one."""
+        if self._suspect_at(parcel):
+            n = 1
+        else:
+            n = min(n, self._suspects_after(parcel))
+        portion = self.inbox.leave(parcel, n, now_s)
+        self.running += portion.n
+        return portion
+
+    @staticmethod
+    def _suspect_at(parcel: Parcel) -> bool:
+        at = 0
+        for run in parcel.runs:
+            at += run.n
+            if parcel.taken < at:
+                return bool(run.flags & SUSPECT)
+        return False
+
+    @staticmethod
+    def _suspects_after(parcel: Parcel) -> int:
+        """Units before the next suspect run; a message is all or none, but a peer may err."""
+        at = 0
+        for run in parcel.runs:
+            if run.flags & SUSPECT and at > parcel.taken:
+                return at - parcel.taken
+            at += run.n
+        return parcel.n - parcel.taken
+
+    def returned(self, portion: Portion, begin: int, end: int, outputs: Sequence[Output]) -> None:
+        """Inputs [begin, end) of the portion have returned; at most one item each and edge."""
+        task = Task(portion.link, portion.first + begin, end - begin)
+        runs = portion.runs
+        if end - begin != portion.n:
+            runs = cut_runs(portion.runs, begin, end)
+        for output in outputs:
+            self._send_returned(task, runs, output)
+        self.running -= end - begin
+        task.returned()
+
+    def _send_returned(self, task: Task, runs: list[Run], output: Output) -> None:
+        if not output.items:
+            return
+        brancher = self._branchers[output.edge]
+        positions = output.positions
+        if positions is None:
+            made = [brancher.returned(run, None) for run in runs]
+            parents: Sequence[int] = range(len(output.items))
+        else:
+            made, parents = [], positions
+            at = taken = 0
+            for run in runs:
+                begin = taken
+                while taken < len(positions) and positions[taken] < at + run.n:
+                    taken += 1
+                if taken > begin:
+                    own = [p - at for p in positions[begin:taken]]
+                    made.append(brancher.returned(run, own))
+                at += run.n
+        task.made(len(output.items))
+        self.outboxes[output.edge].enqueue(Segment(made, output.items, task, parents))
+
+    def open_task(self, portion: Portion, position: int) -> Task:
+        """A task for one input whose outputs come one after the other (`yielded`)."""
+        return Task(portion.link, portion.first + position, 1)
+
+    def yielded(
+        self,
+        task: Task,
+        portion: Portion,
+        position: int,
+        edge: int,
+        ordinals: list[int] | range,
+        items: list[Any],
+    ) -> None:
+        """Some of what one input yielded on one edge; `ordinals` count all of its yields."""
+        runs = portion.runs
+        at = 0
+        for run in runs:
+            if position < at + run.n:
+                break
+            at += run.n
+        made = self._branchers[edge].yielded(run, position - at, ordinals)
+        task.made(len(items))
+        parents = [0] * len(items)
+        self.outboxes[edge].enqueue(Segment([made], items, task, parents))
+
+    def done(self, task: Task) -> None:
+        """The input of an open task has yielded its last."""
+        self.running -= 1
+        task.returned()
+
+    def failed(
+        self, portion: Portion, position: int, code: str, error_class: str, error: str
+    ) -> None:
+        """One input failed before anything made from it left."""
+        self.running -= 1
+        portion.link.fail(portion.first + position, code, error_class, error)
+
+    def failed_open(self, task: Task, code: str, error_class: str, error: str) -> None:
+        """One input failed after some of its outputs had left: told when they are settled."""
+        task.failed(0, code, error_class, error)
+        self.done(task)
+
+    def produced(self, outputs: Sequence[Output], n: int, born_ns: int, checksum: int) -> None:
+        """A source has yielded `n` items; `outputs` are what of them goes to each edge."""
+        assert self.origin is not None, "only a source produces"
+        first = self.origin.next
+        run = self.origin.yielded(n, born_ns, checksum)
+        task = Task(self.origin, first, n)
+        for output in outputs:
+            self._send_returned(task, [run], output)
+        task.returned()
+
+    # -- end ---------------------------------------------------------------------------------
+
+    def quiet(self) -> bool:
+        """Nothing more will be queued: the inputs have ended and nothing waits here."""
+        if self.running or any(o.queued or o.retrying for o in self.outboxes.values()):
+            return False
+        if self.origin is not None:
+            return self.source_ended
+        return self.inbox.ended(self.settings.upstream)
+
+    def settled(self) -> bool:
+        """Nothing is open anywhere in this process."""
+        if self.origin is not None and not self.origin.empty():
+            return False
+        waiting = self.running or self.inbox.parcels
+        return not waiting and not any(o.open_units() for o in self.outboxes.values())
+
+    def connected(self) -> bool:
+        """Every downstream link is up."""
+        return all(link.state is LinkState.UP for link in self._links.values())
+
+    def finish(self) -> None:
+        """BYE on every link; raises ValueError if something is still open."""
+        for link in self._links.values():
+            link.close()

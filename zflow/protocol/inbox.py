@@ -1,0 +1,319 @@
+"""The receiving side of one replica: links from upstream, and what waits to be executed.
+
+Decides only. Rules: accept `lseq == next` of the current token and nothing else (I8, I9); credit
+returns when a unit leaves the inbox (R4); STATE is a snapshot with a version (R3).
+What waits under an older token of the same sender is dropped when a new token comes: the sender
+still has it and can no longer be told of it, so executing it could only make duplicates.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from zflow.intervals import IntervalSet
+from zflow.protocol.actions import Action, LinkKey, Reply
+from zflow.protocol.credit import ReceiverCredit, Window
+from zflow.wire.data import (
+    MAX_ERROR_BYTES,
+    Crash,
+    Data,
+    Frame,
+    Heartbeat,
+    Hello,
+    Nack,
+    Refuse,
+    Reset,
+    State,
+    Welcome,
+)
+from zflow.wire.payload import Payload
+from zflow.wire.run import Run, cut_runs
+
+STATE_EVERY_S = 0.005
+RETRY_REPLY_S = 0.002  # a reply the socket refused: the connection is being made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InboxSettings:
+    """What one replica declares to everybody upstream."""
+
+    run_id: str
+    slot: str
+    incarnation: int
+    generation: int
+    codec: str
+    edges: frozenset[int]
+    window_items: int = 65_536
+    window_bytes: int = 64 * 1024 * 1024
+    inbox_bytes: int = 256 * 1024 * 1024
+    crashes: tuple[Crash, ...] = field(default=())
+
+
+class Parcel:
+    """One accepted message, waiting; `taken` of its units have left the inbox."""
+
+    __slots__ = ("first", "items", "link", "n", "payload", "runs", "size_bytes", "taken")
+
+    def __init__(self, link: "ReceiverLink", frame: Data, payload: Payload) -> None:
+        self.link = link
+        self.first = frame.first
+        self.n = frame.n
+        self.runs = frame.runs
+        self.payload = payload
+        self.size_bytes = payload.size_bytes
+        self.items: list[Any] | None = None
+        self.taken = 0
+
+
+class Portion:
+    """Units taken out of the inbox to be executed now."""
+
+    __slots__ = ("first", "items", "link", "n", "runs")
+
+    def __init__(self, link: "ReceiverLink", first: int, runs: list[Run], items: list[Any]) -> None:
+        self.link = link
+        self.first = first
+        self.runs = runs
+        self.items = items
+        self.n = len(items)
+
+
+class ReceiverLink:
+    """One token of one (edge, sender slot). It owns the tasks of what came over it."""
+
+    def __init__(self, hello: Hello, credit: ReceiverCredit) -> None:
+        self.key: LinkKey = (hello.edge, hello.sender)
+        self.token = hello.token
+        self.incarnation = hello.incarnation
+        self.dial = hello.dial
+        self.ack_endpoint = hello.ack_endpoint
+        self.ended = hello.ended
+        self.closed = False
+        self.next = 0
+        self.version = 0
+        self.credit = credit
+        self.held = 0  # units in the inbox
+        self.changed_s = float("inf")  # when something not yet stated happened
+        self.welcome_due_s = 0.0
+        self.acked = IntervalSet()
+        self.nacks: list[tuple[int, Nack]] = []  # with the version that first stated it
+
+    def settle(self, first: int, n: int) -> None:
+        """Owner of a task: these units are processed with everything made from them."""
+        self.acked.add(first, first + n)
+        self.changed_s = 0.0
+
+    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+        """Owner of a task: this unit is the sender's again."""
+        text = error.encode()[-MAX_ERROR_BYTES:].decode(errors="replace")
+        self.nacks.append((self.version + 1, Nack(first, 1, code, error_class, text)))
+        self.changed_s = 0.0
+
+    def seen(self, version: int) -> None:
+        """The sender has applied every statement up to `version`."""
+        while self.nacks and self.nacks[0][0] <= version:
+            _, nack = self.nacks.pop(0)
+            # The sender has let go of these units on this link, so calling them acknowledged
+            # from now on changes nothing and keeps the set one range.
+            self.acked.add(nack.first, nack.first + nack.n)
+
+    def state(self, window: int, executing_s: float) -> State:
+        """The next statement."""
+        self.version += 1
+        self.changed_s = float("inf")
+        self.credit.stated()
+        acked = [bound for pair in self.acked for bound in pair]
+        return State(
+            self.token,
+            self.version,
+            self.next,
+            self.credit.limit_items,
+            self.credit.limit_bytes,
+            window,
+            acked,
+            [nack for _, nack in self.nacks],
+            executing_s,
+        )
+
+
+class Inbox:
+    """All receiver links of one replica and the queue of parcels. One thread at a time owns it."""
+
+    def __init__(self, settings: InboxSettings, act: Callable[[Action], None]) -> None:
+        self.settings = settings
+        self.window = Window(max_items=settings.window_items)
+        self.links: dict[LinkKey, ReceiverLink] = {}
+        self.parcels: deque[Parcel] = deque()
+        self.executing_since_s: float | None = None
+        self.stale_frames = 0
+        self._tokens: dict[int, ReceiverLink] = {}
+        self._act = act
+
+    # -- frames ------------------------------------------------------------------------------
+
+    def on_hello(self, frame: Hello, now_s: float) -> None:
+        """A sender makes or repeats a link (PROTOCOL: highest (incarnation, dial) wins)."""
+        link = self.links.get((frame.edge, frame.sender))
+        refusal = self._refusal(frame, link)
+        if refusal is not None:
+            self._refuse(frame, *refusal)
+            return
+        if link is None or link.token != frame.token:
+            link = self._replace(frame, link)
+        link.ended = frame.ended
+        self._welcome(link, now_s)
+
+    def _refusal(self, frame: Hello, link: ReceiverLink | None) -> tuple[str, int] | None:
+        mine = self.settings
+        if frame.run_id != mine.run_id or frame.edge not in mine.edges:
+            return "not_mine", 0
+        if frame.codec != mine.codec:
+            return "codec", 0
+        if frame.generation > mine.generation:
+            return "generation", 0
+        if link is not None and (frame.incarnation, frame.dial) < (link.incarnation, link.dial):
+            return "stale_incarnation", link.incarnation
+        return None
+
+    def _refuse(self, frame: Hello, code: str, current: int) -> None:
+        answer = Refuse(frame.token, code, current, 1.0)
+        key = (frame.edge, frame.sender)
+        self._act(Reply(key, frame.ack_endpoint, frame.incarnation, answer))
+
+    def _replace(self, frame: Hello, old: ReceiverLink | None) -> ReceiverLink:
+        if old is not None:
+            del self._tokens[old.token]
+            self.parcels = deque(p for p in self.parcels if p.link is not old)
+        links = len(self.links) + (old is None)
+        credit = ReceiverCredit(self.window.items(links), self._window_bytes(links))
+        link = ReceiverLink(frame, credit)
+        self.links[link.key] = link
+        self._tokens[link.token] = link
+        return link
+
+    def _window_bytes(self, links: int) -> int:
+        return min(self.settings.window_bytes, self.settings.inbox_bytes // max(1, links))
+
+    def _welcome(self, link: ReceiverLink, now_s: float) -> None:
+        mine = self.settings
+        limits = link.credit.limit_items, link.credit.limit_bytes
+        answer = Welcome(link.token, mine.slot, mine.incarnation, *limits, list(mine.crashes))
+        link.welcome_due_s = float("inf")
+        self._reply(link, answer)
+        self._state(link, now_s)
+
+    def on_data(self, frame: Data, payload: Payload, now_s: float) -> None:
+        """Accept exactly the next units of a known token; anything else makes the sender dial."""
+        link = self._known(frame)
+        if link is None:
+            return
+        if frame.first < link.next:  # an old copy; what we have, STATE tells
+            link.changed_s = min(link.changed_s, now_s)
+            return
+        if frame.first > link.next or link.next + frame.n > link.credit.limit_items:
+            self._reset(link, "gap" if frame.first > link.next else "credit")
+            return
+        link.next += frame.n
+        link.held += frame.n
+        self.parcels.append(Parcel(link, frame, payload))
+
+    def on_heartbeat(self, frame: Heartbeat, now_s: float) -> None:
+        """Find a lost tail, and answer with the state."""
+        link = self._known(frame)
+        if link is None:
+            key = (frame.edge, frame.sender)
+            lost = Reset(frame.token, "token")
+            self._act(Reply(key, frame.ack_endpoint, frame.incarnation, lost))
+            return
+        link.ended = frame.ended
+        link.seen(frame.version_seen)
+        if frame.next > link.next:
+            self._reset(link, "gap")
+        else:
+            self._state(link, now_s)
+
+    def on_bye(self, frame: Frame) -> None:
+        """The sender is through."""
+        link = self._tokens.get(frame.token)
+        if link is not None:
+            link.closed = True
+            link.ended = True
+
+    def _known(self, frame: Frame) -> ReceiverLink | None:
+        link = self._tokens.get(frame.token)
+        if link is None:
+            # Of a link that was replaced or that a predecessor had. DATA names no address to
+            # answer to; the sender's next heartbeat does.
+            self.stale_frames += 1
+        return link
+
+    # -- statements --------------------------------------------------------------------------
+
+    def _reply(self, link: ReceiverLink, frame: Frame) -> None:
+        self._act(Reply(link.key, link.ack_endpoint, link.incarnation, frame))
+
+    def _reset(self, link: ReceiverLink, reason: str) -> None:
+        self._reply(link, Reset(link.token, reason))
+
+    def _state(self, link: ReceiverLink, now_s: float) -> None:
+        links = len(self.links)
+        window = self.window.items(links)
+        link.credit.widen(window, self._window_bytes(links))
+        since_s = self.executing_since_s
+        executing_s = 0.0 if since_s is None else now_s - since_s
+        self._reply(link, link.state(window, executing_s))
+
+    def refused(self, frame: Frame, now_s: float) -> None:
+        """A reply was not taken: state it again shortly, it is all state."""
+        link = self._tokens.get(frame.token)
+        if link is None:
+            return
+        if type(frame) is Welcome:
+            link.welcome_due_s = now_s + RETRY_REPLY_S
+        else:
+            link.changed_s = min(link.changed_s, now_s + RETRY_REPLY_S - STATE_EVERY_S)
+
+    def tick(self, now_s: float) -> None:
+        """State what has changed, at most every 5 ms or when a quarter of a window is free."""
+        for link in self.links.values():
+            if link.welcome_due_s <= now_s:
+                self._welcome(link, now_s)
+            if link.changed_s == 0.0:
+                link.changed_s = now_s
+            if link.changed_s + STATE_EVERY_S <= now_s:
+                self._state(link, now_s)
+
+    def due_s(self) -> float:
+        """When `tick` has something to say."""
+        links = self.links.values()
+        return min((min(k.changed_s + STATE_EVERY_S, k.welcome_due_s) for k in links), default=1e18)
+
+    # -- work --------------------------------------------------------------------------------
+
+    def leave(self, parcel: Parcel, n: int, now_s: float) -> Portion:
+        """Take the next `n` units of the first parcel out of the inbox; its items are decoded."""
+        begin = parcel.taken
+        end = min(parcel.n, begin + n)
+        assert parcel.items is not None, "a parcel is decoded before units leave it"
+        link = parcel.link
+        items = parcel.items if end - begin == parcel.n else parcel.items[begin:end]
+        runs = cut_runs(parcel.runs, begin, end)
+        parcel.taken = end
+        if end == parcel.n:
+            self.parcels.popleft()
+        link.held -= end - begin
+        share = parcel.size_bytes * end // parcel.n - parcel.size_bytes * begin // parcel.n
+        link.credit.free(end - begin, share)
+        link.changed_s = min(link.changed_s, now_s)
+        if link.credit.worth_stating(self.window.items(len(self.links))):
+            self._state(link, now_s)
+        return Portion(link, parcel.first + begin, runs, items)
+
+    def ended(self, expected: int) -> bool:
+        """All `expected` upstream links exist and have said that nothing more is queued."""
+        return (
+            len(self.links) == expected
+            and not self.parcels
+            and all(link.ended for link in self.links.values())
+        )

@@ -1,0 +1,364 @@
+"""The sending side of one edge: the queue, whom to send to, retries, and who is given up.
+
+Decides only. Every unit that enters stays until its receiver has processed it, policy has dropped
+it, or the dead-letter store has committed it; `full` stops the stage before memory does.
+Dispatch is by free credit relative to the window, never round-robin (F5).
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from zflow.protocol.actions import Action, Bury, Fail
+from zflow.protocol.ledger import EdgeLedger
+from zflow.protocol.segment import Segment
+from zflow.protocol.sender import Identity, SenderLink
+from zflow.protocol.suspects import Suspects, Suspicion
+from zflow.wire.data import MAX_FRAME_BYTES, Crash, Nack
+from zflow.wire.payload import Codec, EncodeError, Payload
+from zflow.wire.run import RESENT, SUSPECT, cut_runs
+
+MAX_MESSAGE_ITEMS = 1024
+MAX_MESSAGE_BYTES = 256 * 1024
+MAX_BACKOFF_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """What is declared of an edge and of the stage it leads to."""
+
+    edge: int
+    label: str
+    stage: str  # the receiving stage, which owns retries and policies
+    targets: tuple[str, ...]  # slots
+    at_most_once: bool = False
+    window_items: int = 65_536
+    window_bytes: int = 64 * 1024 * 1024
+    retries: int = 3
+    backoff_s: float = 0.1
+    max_crashes: int = 3
+    on_error: str = "dead_letter"
+
+
+class Outbox:
+    """One edge's queue and links. One thread at a time owns it."""
+
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        identity: Identity,
+        *,
+        codec: Codec,
+        act: Callable[[Action], None],
+        new_token: Callable[[], int],
+        new_ticket: Callable[[], int],
+        random: Random,
+    ) -> None:
+        self.settings = settings
+        self.ledger = EdgeLedger()
+        self.links = [
+            SenderLink((settings.edge, slot), self, identity, act, new_token)
+            for slot in settings.targets
+        ]
+        self.queue: deque[Segment] = deque()
+        self.queued = 0
+        self.suspects = Suspects(max_crashes=settings.max_crashes)
+        self.item_bytes = 0.0  # smoothed
+        self.retrying: list[tuple[float, int, Segment]] = []  # heap by time
+        self.burying: dict[int, Segment] = {}
+        self._codec = codec
+        self._act = act
+        self._new_ticket = new_ticket
+        self._random = random
+        self._retry_count = 0
+
+    # -- what enters -------------------------------------------------------------------------
+
+    def enqueue(self, segment: Segment) -> None:
+        """New outputs, at the end of the queue. The caller has counted them in their task."""
+        self.queued += segment.n
+        if self.suspects:
+            self.queue.extend(self._sorted_out(segment))
+        else:
+            self.queue.append(segment)
+
+    def returned(self, segments: list[Segment], reason: str) -> None:
+        """Units a link gave back, to the front of the queue in send order (R10)."""
+        lost = self.settings.at_most_once
+        back: list[Segment] = []
+        for segment in segments:
+            if lost:
+                self.ledger.dropped("lost", segment.n)
+                continue
+            self.ledger.replayed(reason, segment.n)
+            back.extend(self._sorted_out(segment.marked(flags=RESENT)))
+        self._to_front(back)
+
+    def _to_front(self, segments: Sequence[Segment]) -> None:
+        self.queue.extendleft(reversed(segments))
+        self.queued += sum(segment.n for segment in segments)
+
+    def _sorted_out(self, segment: Segment) -> list[Segment]:
+        """The segment cut so that suspected units are apart from the others."""
+        if not self.suspects or segment.suspect:
+            return [segment]
+        parts = []
+        at = 0
+        for run in segment.runs:
+            for begin, end, suspected in self.suspects.stretches(run):
+                part = segment.part(at + begin, at + end)
+                parts.append(part.marked(flags=SUSPECT) if suspected else part)
+            at += run.n
+        return parts
+
+    def accused(self, crash: Crash) -> None:
+        """A receiver died executing these units: wherever they are, they run alone from now on."""
+        if not crash.runs or not self.suspects.accuse(crash):
+            return
+        queued = list(self.queue)
+        self.queue.clear()
+        for segment in queued:
+            self.queue.extend(self._sorted_out(segment))
+
+    # -- what leaves -------------------------------------------------------------------------
+
+    def full(self) -> bool:
+        """True when the stage must stop executing: retention is at its limit (R4)."""
+        items, size_bytes = self.retained()
+        return items >= self.settings.window_items or size_bytes >= self.settings.window_bytes
+
+    def retained(self) -> tuple[int, float]:
+        """Units held for this edge, and their bytes (exact once encoded, else estimated)."""
+        waiting = self.queued + len(self.retrying) + len(self.burying)
+        items = waiting
+        size_bytes = waiting * self.item_bytes
+        for link in self.links:
+            items += link.unacked_items
+            size_bytes += link.unacked_bytes
+        return items, size_bytes
+
+    def dispatch(self, now_s: float) -> None:
+        """Send what credit allows; what is due for its next attempt goes first."""
+        while self.retrying and self.retrying[0][0] <= now_s:
+            _, _, segment = heapq.heappop(self.retrying)
+            self._to_front(self._sorted_out(segment))
+        while self.queue:
+            link, share = self._choose()
+            if link is None:
+                return
+            segments = self._take(min(link.room(), share, self._message_items(link)))
+            if segments:
+                self._send(link, segments, now_s)
+
+    def _choose(self) -> tuple[SenderLink | None, int]:
+        """The link with the most free credit for its window, and a fair share of the queue."""
+        best, best_free, ready = None, 0.0, 0
+        for link in self.links:
+            room = link.room()
+            if room > 0:
+                ready += 1
+                free = room / link.credit.window_items
+                if free > best_free:
+                    best, best_free = link, free
+        return best, -(-self.queued // ready) if ready else 0
+
+    def _message_items(self, link: SenderLink) -> int:
+        """As many units as make a good message and, by the smoothed size, fit the byte credit."""
+        size_bytes = min(MAX_MESSAGE_BYTES, link.credit.room_bytes())
+        if self.item_bytes * MAX_MESSAGE_ITEMS <= size_bytes:
+            return MAX_MESSAGE_ITEMS
+        return max(1, int(size_bytes / self.item_bytes))
+
+    def _take(self, n: int) -> list[Segment]:
+        """At most `n` units from the front, all suspect or none; the guilty are buried here."""
+        taken: list[Segment] = []
+        while n > 0 and self.queue:
+            segment = self.queue[0]
+            if segment.suspect:
+                if taken and not taken[0].suspect:
+                    break
+                if self._bury_guilty(segment):
+                    continue
+            elif taken and taken[0].suspect:
+                break
+            if segment.n > n:
+                self.queue[0] = segment.part(n, segment.n)
+                segment = segment.part(0, n)
+            else:
+                self.queue.popleft()
+            self.queued -= segment.n
+            n -= segment.n
+            taken.append(segment)
+        return taken
+
+    def _bury_guilty(self, segment: Segment) -> bool:
+        """Take the first guilty unit out of the suspect segment at the head of the queue."""
+        position = 0
+        for run in segment.runs:
+            for unit in run.units():
+                verdict = self.suspects.verdict(unit)
+                if verdict is not None:
+                    self.queue.popleft()
+                    rest = [(0, position), (position + 1, segment.n)]
+                    parts = [segment.part(a, b) for a, b in rest if a < b]
+                    self.queue.extendleft(reversed(parts))
+                    self.queued -= 1
+                    self.ledger.sent += 1
+                    self._give_up_guilty(segment.part(position, position + 1), verdict)
+                    return True
+                position += 1
+        return False
+
+    def _send(self, link: SenderLink, segments: list[Segment], now_s: float) -> None:
+        """Encode and send; what does not fit is cut in halves, what cannot travel is refused."""
+        items = segments[0].items if len(segments) == 1 else None
+        if items is None:
+            items = [item for segment in segments for item in segment.items or ()]
+        n = len(items)
+        try:
+            payload = self._codec.encode(items)
+            if payload.size_bytes > MAX_FRAME_BYTES and n == 1:
+                raise EncodeError(
+                    f"the item takes {payload.size_bytes} bytes; a message holds at most "
+                    f"{MAX_FRAME_BYTES}"
+                )
+        except EncodeError as error:
+            if n == 1:
+                self._unsendable(segments[0], error)
+                return
+            self._halve(link, segments, n, now_s)
+            return
+        weight = 0.5 if self.item_bytes else 1.0
+        self.item_bytes += weight * (payload.size_bytes / n - self.item_bytes)
+        if not self._fits(link, n, payload):
+            self._halve(link, segments, n, now_s)
+            return
+        self._push(link, segments, n, payload)
+
+    def _fits(self, link: SenderLink, n: int, payload: Payload) -> bool:
+        if n > 1 and payload.size_bytes > 4 * MAX_MESSAGE_BYTES:
+            return False
+        return link.credit.fits(n, payload.size_bytes)
+
+    def _halve(self, link: SenderLink, segments: list[Segment], n: int, now_s: float) -> None:
+        """Put the units back and send the first half; a unit alone always goes or is refused."""
+        self._to_front(segments)
+        half = self._take(max(1, n // 2))
+        if half and link.room() > 0:
+            self._send(link, half, now_s)
+        else:
+            self._to_front(half)
+
+    def _push(self, link: SenderLink, segments: list[Segment], n: int, payload: Payload) -> None:
+        self.ledger.sent += n
+        self.ledger.sent_bytes += payload.size_bytes
+        lossy = self.settings.at_most_once
+        link.push(segments, n, payload, retain=not lossy)
+        if lossy:
+            for segment in segments:
+                segment.task.settled(segment.n)
+
+    # -- what becomes of it ------------------------------------------------------------------
+
+    def settled(self, segment: Segment, begin: int, end: int) -> None:
+        """The receiver has processed units [begin, end) and everything made from them."""
+        n = end - begin
+        self.ledger.processed += n
+        if segment.suspect:
+            for run in cut_runs(segment.runs, begin, end):
+                self.suspects.acquit(run)
+        if not self.settings.at_most_once:
+            segment.task.settled(n)
+
+    def nacked(self, segment: Segment, nack: Nack, now_s: float) -> None:
+        """One unit failed at the receiver: another attempt later, or the declared policy."""
+        if self.settings.at_most_once:
+            self.ledger.dropped("error", 1)
+            return
+        attempt = segment.runs[0].attempt
+        if nack.code == "error" and attempt < self.settings.retries:
+            self.ledger.replayed("nack", 1)
+            self.ledger.retries += 1
+            wait_s = min(MAX_BACKOFF_S, self.settings.backoff_s * 2.0**attempt)
+            due_s = now_s + wait_s * (0.5 + self._random.random() / 2)
+            self._retry_count += 1
+            again = segment.marked(attempt=attempt + 1)
+            heapq.heappush(self.retrying, (due_s, self._retry_count, again))
+            return
+        self._give_up(segment, nack, attempt + 1)
+
+    def _give_up(self, segment: Segment, nack: Nack, attempts: int) -> None:
+        if self.settings.on_error == "drop":
+            self.ledger.dropped("error", 1)
+            self._acquit(segment)
+            segment.task.settled(1)
+            return
+        if self.settings.on_error == "fail":
+            self._act(Fail(self.settings.stage, nack.error_class, nack.error))
+        self._bury(segment, nack, attempts)
+
+    def _give_up_guilty(self, segment: Segment, verdict: Suspicion) -> None:
+        error = (
+            f"the process died {verdict.deaths} times while executing this item: {verdict.cause}"
+        )
+        self._give_up(segment, Nack(0, 1, "crash", "ProcessDied", error), verdict.deaths)
+
+    def _bury(self, segment: Segment, nack: Nack, attempts: int) -> None:
+        ticket = self._new_ticket()
+        self.burying[ticket] = segment
+        run = segment.runs[0]
+        resent = bool(run.flags & RESENT) or nack.code == "crash"
+        self._act(
+            Bury(
+                ticket,
+                self.settings.stage,
+                self.settings.label,
+                run,
+                segment.items[0] if segment.items else None,
+                attempts,
+                nack.code,
+                nack.error_class,
+                nack.error,
+                resent,
+            )
+        )
+
+    def buried(self, ticket: int) -> None:
+        """The dead-letter store has committed the unit: only now is it settled (I16)."""
+        segment = self.burying.pop(ticket)
+        self.ledger.dead_lettered += 1
+        self._acquit(segment)
+        segment.task.settled(1)
+
+    def _acquit(self, segment: Segment) -> None:
+        if segment.suspect:
+            self.suspects.acquit(segment.runs[0])
+
+    def _unsendable(self, segment: Segment, error: EncodeError) -> None:
+        """An output that cannot travel fails the input it was made from."""
+        cause = type(error.__cause__).__name__ if error.__cause__ else "EncodeError"
+        segment.task.failed(segment.parents[0], "encode", cause, str(error))
+        segment.task.settled(1)
+
+    def decode(self, payload: Payload) -> list[Any]:
+        """The items of a message this side encoded."""
+        return self._codec.decode(payload)
+
+    # -- time --------------------------------------------------------------------------------
+
+    def open_units(self) -> int:
+        """Everything not settled: queued, on the way, waiting for an attempt, being buried."""
+        return (
+            self.queued
+            + len(self.retrying)
+            + len(self.burying)
+            + sum(link.unacked_items for link in self.links)
+        )
+
+    def due_s(self) -> float:
+        """The next moment at which `tick` or `dispatch` has something to do."""
+        due_s = min((link.due_s() for link in self.links), default=float("inf"))
+        return min(due_s, self.retrying[0][0]) if self.retrying else due_s

@@ -1,0 +1,1 @@
+"""What travels between processes, and nothing of how it travels."""

@@ -1,0 +1,214 @@
+"""The frames of the data plane: bytes <-> typed frames, and nothing else.
+
+Never decodes a payload, and never trusts a length: whatever a peer sends ends as a frame or as
+a ProtocolError.
+
+    header frame:  | protocol u8 | type u8 | token u64 big-endian | msgpack array of the fields |
+    DATA only:     body frame (one encoded list of items), then the out-of-band buffers that the
+                   header names, at most 62
+
+Type numbers are written out and never reused. The fields' order is the wire order; new fields
+are added at the end with a default.
+"""
+
+import struct
+from typing import Any
+
+import msgspec
+
+from zflow.errors import ProtocolError
+from zflow.wire.run import Run
+
+PROTOCOL = 1
+MAX_BUFFERS = 62
+MAX_FRAME_BYTES = 64 * 1024 * 1024
+MAX_ERROR_BYTES = 4096
+
+_PREFIX = struct.Struct("!BBQ")
+_ENCODER = msgspec.msgpack.Encoder()
+
+
+class Crash(msgspec.Struct, array_like=True, frozen=True):
+    """What one dead incarnation was executing, as the black box named it.
+
+    strikes: how far the death speaks against the units, in thirds of one (see `suspects`).
+    """
+
+    slot: str
+    incarnation: int
+    runs: list[Run]
+    alone: bool
+    strikes: int
+    cause: str
+
+
+class Nack(msgspec.Struct, array_like=True, frozen=True):
+    """Units [first, first + n) of the link failed at the receiver and are the sender's again."""
+
+    first: int
+    n: int
+    code: str  # "error" may be retried, "final" may not, "encode": an output cannot travel
+    error_class: str
+    error: str  # traceback, at most MAX_ERROR_BYTES
+
+
+class Frame(msgspec.Struct, array_like=True):
+    """What every frame has: the token of the link it belongs to."""
+
+    token: int
+
+
+class Hello(Frame):
+    """Sender -> receiver: this token is the link from now on."""
+
+    run_id: str
+    sender: str
+    incarnation: int
+    dial: int
+    ack_endpoint: str
+    edge: int
+    generation: int
+    codec: str
+    ended: bool
+
+
+class Data(Frame):
+    """Sender -> receiver: units `first .. first + n - 1` of the link."""
+
+    first: int
+    n: int
+    runs: list[Run]
+    sizes: list[int]  # of the body and of each out-of-band buffer, bytes
+
+
+class Heartbeat(Frame):
+    """Sender -> receiver, once a second: how far the link has gone; answered with STATE.
+
+    It says who asks, so that a receiver that does not know the token can answer RESET.
+    """
+
+    next: int
+    version_seen: int
+    ended: bool
+    edge: int
+    sender: str
+    incarnation: int
+    ack_endpoint: str
+
+
+class Bye(Frame):
+    """Sender -> receiver: everything is acknowledged and nothing more will come."""
+
+
+class Welcome(Frame):
+    """Receiver -> sender: the answer to HELLO."""
+
+    receiver: str
+    incarnation: int
+    limit_items: int
+    limit_bytes: int
+    crashes: list[Crash]
+
+
+class Refuse(Frame):
+    """Receiver -> sender: not this link; `current` is the incarnation known to be newer."""
+
+    code: str
+    current: int
+    retry_after_s: float
+
+
+class State(Frame):
+    """Receiver -> sender: an absolute snapshot of the link, harmless to lose, repeat, reorder."""
+
+    version: int
+    next: int
+    limit_items: int
+    limit_bytes: int
+    window: int
+    acked: list[int]  # start, end, start, end, ...
+    nacks: list[Nack]
+    executing_s: float
+
+
+class Reset(Frame):
+    """Receiver -> sender: dial again."""
+
+    reason: str
+
+
+FRAME_TYPES: dict[int, type[Frame]] = {
+    1: Hello,
+    2: Data,
+    3: Heartbeat,
+    4: Bye,
+    16: Welcome,
+    17: Refuse,
+    18: State,
+    19: Reset,
+}
+_NUMBER = {kind: number for number, kind in FRAME_TYPES.items()}
+
+
+def _body_type(kind: type[Frame]) -> Any:
+    """The frame's fields without the token, which travels in the prefix."""
+    fields = [
+        (f.name, f.type) if f.required else (f.name, f.type, f.default)
+        for f in msgspec.structs.fields(kind)
+        if f.name != "token"
+    ]
+    return msgspec.defstruct(f"{kind.__name__}Body", fields, array_like=True)
+
+
+_DECODERS = {
+    number: msgspec.msgpack.Decoder(_body_type(kind)) for number, kind in FRAME_TYPES.items()
+}
+_FIELDS = {
+    kind: tuple(f.name for f in msgspec.structs.fields(kind) if f.name != "token")
+    for kind in FRAME_TYPES.values()
+}
+
+
+def encode(frame: Frame) -> bytes:
+    """The header frame of `frame`."""
+    kind = type(frame)
+    fields = [getattr(frame, name) for name in _FIELDS[kind]]
+    return _PREFIX.pack(PROTOCOL, _NUMBER[kind], frame.token) + _ENCODER.encode(fields)
+
+
+def decode(header: bytes | memoryview) -> Frame:
+    """The frame in `header`; raises ProtocolError for anything that is not one."""
+    if len(header) < _PREFIX.size:
+        raise ProtocolError(f"a header has at least {_PREFIX.size} bytes; got {len(header)}")
+    protocol, number, token = _PREFIX.unpack_from(header)
+    if protocol != PROTOCOL:
+        raise ProtocolError(f"protocol {PROTOCOL} is spoken here; got {protocol}")
+    kind = FRAME_TYPES.get(number)
+    if kind is None:
+        raise ProtocolError(f"unknown frame type {number}")
+    try:
+        body = _DECODERS[number].decode(memoryview(header)[_PREFIX.size :])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"a malformed {kind.__name__} frame: {error}") from error
+    frame = kind(token, *[getattr(body, name) for name in _FIELDS[kind]])
+    if kind is Data:
+        _check_data(frame)  # type: ignore[arg-type]
+    return frame
+
+
+def _check_data(data: Data) -> None:
+    """Refuse counts that do not add up, before anyone reserves memory for them."""
+    if sum(run.n for run in data.runs) != data.n or data.n < 1:
+        raise ProtocolError(f"DATA names {data.n} units and its runs hold another number")
+    for run in data.runs:
+        if run.n < 1 or (run.numbers is not None and len(run.numbers) != run.n):
+            raise ProtocolError(f"a run of {run.n} units with a column of another length")
+    if not 1 <= len(data.sizes) <= MAX_BUFFERS + 1 or min(data.sizes) < 0:
+        raise ProtocolError(f"DATA names {len(data.sizes)} parts; 1 to {MAX_BUFFERS + 1} may be")
+
+
+def check_parts(data: Data, parts: list[Any]) -> None:
+    """Raise ProtocolError unless the parts behind the header are the ones that it names."""
+    sizes = [len(part) for part in parts]
+    if sizes != data.sizes:
+        raise ProtocolError(f"DATA names parts of {data.sizes} bytes and came with {sizes}")

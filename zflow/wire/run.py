@@ -1,0 +1,117 @@
+"""A run: a series of units in one message, the grain of all bookkeeping.
+
+Decides how units are numbered and cut. Never looks at an item.
+
+A unit is `(origin, oseq, path, index)`. The units of a run share origin, path and attempt and lie
+along one axis: OSEQ (index is `fixed`) or INDEX (oseq is `fixed`). Their numbers are
+`start, start + 1, ...` or, where filters left gaps, the column `numbers`.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+OSEQ = 0  # wire numbers, never reused
+INDEX = 1
+
+SUSPECT = 1  # executing when its process died: runs alone, unit by unit
+RESENT = 2  # an earlier copy may have been taken by a receiver that is gone
+
+Unit = tuple[int, int, int, int]  # origin, oseq, path, index
+
+
+class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
+    """One series of units. Treated as frozen; every change makes a new run.
+
+    born_ns: the monotonic time the source yielded the first of them; only for one machine.
+    """
+
+    origin: int
+    path: int
+    axis: int
+    fixed: int
+    start: int
+    n: int
+    born_ns: int = 0
+    attempt: int = 0
+    flags: int = 0
+    numbers: list[int] | None = None
+
+    def cut(self, begin: int, end: int) -> "Run":
+        """The units [begin, end) of this run, by position."""
+        numbers = self.numbers
+        if numbers is not None:
+            numbers = numbers[begin:end]
+            start = numbers[0]
+        else:
+            start = self.start + begin
+        return self.renewed(start=start, n=end - begin, numbers=numbers)
+
+    def kept(self, positions: list[int]) -> "Run":
+        """Only the units at `positions` (not empty); their numbers stay what they were."""
+        start, known = self.start, self.numbers
+        numbers = [known[p] for p in positions] if known else [start + p for p in positions]
+        if numbers[-1] - numbers[0] == len(numbers) - 1:
+            return self.renewed(start=numbers[0], n=len(numbers), numbers=None)
+        return self.renewed(start=numbers[0], n=len(numbers), numbers=numbers)
+
+    def renewed(self, *, start: int, n: int, numbers: list[int] | None) -> "Run":
+        """The same series with other numbers."""
+        return Run(
+            self.origin,
+            self.path,
+            self.axis,
+            self.fixed,
+            start,
+            n,
+            self.born_ns,
+            self.attempt,
+            self.flags,
+            numbers,
+        )
+
+    def marked(self, *, attempt: int, flags: int) -> "Run":
+        """The same units in another attempt or with other flags."""
+        return Run(
+            self.origin,
+            self.path,
+            self.axis,
+            self.fixed,
+            self.start,
+            self.n,
+            self.born_ns,
+            attempt,
+            flags,
+            self.numbers,
+        )
+
+    def number(self, position: int) -> int:
+        """The number along the axis of the unit at `position`."""
+        return self.numbers[position] if self.numbers else self.start + position
+
+    def unit(self, position: int) -> Unit:
+        """The identity of the unit at `position`."""
+        number = self.number(position)
+        if self.axis == OSEQ:
+            return (self.origin, number, self.path, self.fixed)
+        return (self.origin, self.fixed, self.path, number)
+
+    def units(self) -> Iterator[Unit]:
+        """All identities, in order; off the hot path only."""
+        return (self.unit(position) for position in range(self.n))
+
+
+def cut_runs(runs: list[Run], begin: int, end: int) -> list[Run]:
+    """The units [begin, end) of several runs laid end to end."""
+    if begin == 0 and len(runs) == 1 and runs[0].n == end:
+        return runs
+    parts = []
+    at = 0
+    for run in runs:
+        low, high = max(begin - at, 0), min(end - at, run.n)
+        if low < high:
+            parts.append(run if high - low == run.n else run.cut(low, high))
+        at += run.n
+        if at >= end:
+            break
+    return parts
