@@ -22,6 +22,10 @@ class Clock:
         """Seconds since the epoch, for rows and lines that people read."""
         return time.time()
 
+    def stamp(self) -> str:
+        """The local date and time as `20260131-235959`, for names that sort by age."""
+        return time.strftime("%Y%m%d-%H%M%S")
+
     def sleep(self, seconds: float) -> None:
         """Blocks for that long; only supervisors and scripts may, never a replica's data thread."""
         time.sleep(seconds)

@@ -10,14 +10,13 @@ One thread at a time owns it.
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
 from typing import Any
 
 from zflow.protocol.actions import Action, LinkKey
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion
 from zflow.protocol.origin import Origin
-from zflow.protocol.outbox import EdgeSettings, Outbox
+from zflow.protocol.outbox import Chance, EdgeSettings, Outbox
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, LinkState
 from zflow.protocol.task import Task
@@ -82,7 +81,7 @@ class Core:
         *,
         codec: Codec,
         new_token: Callable[[], int],
-        random: Random,
+        random: Chance,
         origin: OriginSettings | None = None,
     ) -> None:
         self.settings = settings
@@ -157,6 +156,10 @@ class Core:
         elif isinstance(frame, Refuse):
             link.on_refuse(frame, now_s)
 
+    def current(self, key: LinkKey, token: int) -> bool:
+        """False if the link has been dialled again since a `Send` for `token` was asked for."""
+        return self._links[key].token == token
+
     def refused_send(self, key: LinkKey, frame: Frame, now_s: float) -> None:
         """The driver could not hand a `Send` to its socket."""
         self._links[key].refused(frame, now_s)
@@ -193,7 +196,8 @@ class Core:
         ended = self.quiet()
         for outbox in self.outboxes.values():
             for link in outbox.links:
-                link.ended = ended
+                if link.ended != ended:
+                    link.set_ended(ended, now_s)
                 link.tick(now_s)
             outbox.dispatch(now_s)
         self.inbox.tick(now_s)
@@ -340,15 +344,27 @@ class Core:
         task.failed(0, code, error_class, error)
         self.done(task)
 
-    def produced(self, outputs: Sequence[Output], n: int, born_ns: int, checksum: int) -> None:
-        """A source has yielded `n` items; `outputs` are what of them goes to each edge."""
-        assert self.origin is not None, "only a source produces"
-        first = self.origin.next
-        run = self.origin.yielded(n, born_ns, checksum)
-        task = Task(self.origin, first, n)
+    def produced(self, outputs: Sequence[Output], n: int, born_ns: int, mark: Any) -> None:
+        """A source has yielded `n` items; `outputs` are what of them goes to each edge.
+
+        mark: where their end is, for the restart; given back as `origin.mark` once settled.
+        """
+        task, run = self._source_task(n, born_ns, mark)
         for output in outputs:
             self._send_returned(task, [run], output)
         task.returned()
+
+    def produced_bad(self, code: str, error_class: str, error: str, mark: Any) -> None:
+        """A source has yielded one item that cannot go anywhere."""
+        task, _ = self._source_task(1, 0, mark)
+        task.failed(0, code, error_class, error)
+        task.returned()
+
+    def _source_task(self, n: int, born_ns: int, mark: Any) -> tuple[Task, Run]:
+        assert self.origin is not None, "only a source produces"
+        first = self.origin.next
+        run = self.origin.yielded(n, born_ns, mark)
+        return Task(self.origin, first, n), run
 
     # -- end ---------------------------------------------------------------------------------
 

@@ -113,6 +113,6 @@ class Window:
     def items(self, links: int) -> int:
         """The window of one of `links` links."""
         if self._service_s == 0.0:
-            return self.FIRST_ITEMS
+            return max(self.MIN_ITEMS, min(self._max_items, self.FIRST_ITEMS))
         wanted = math.ceil(self.HORIZON_S / max(self._service_s, 1e-9) / max(links, 1))
         return max(self.MIN_ITEMS, min(self._max_items, wanted))

@@ -32,6 +32,7 @@ from zflow.wire.run import Run, cut_runs
 
 STATE_EVERY_S = 0.005
 RETRY_REPLY_S = 0.002  # a reply the socket refused: the connection is being made
+RETRY_REPLY_MAX_S = 0.1  # or the sender is dead, and will say HELLO when it is back
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,7 @@ class ReceiverLink:
         self.credit = credit
         self.held = 0  # units in the inbox
         self.changed_s = float("inf")  # when something not yet stated happened
+        self.refusals = 0  # replies the socket did not take since the sender was last heard
         self.welcome_due_s = 0.0
         self.acked = IntervalSet()
         self.nacks: list[tuple[int, Nack]] = []  # with the version that first stated it
@@ -162,6 +164,7 @@ class Inbox:
         if link is None or link.token != frame.token:
             link = self._replace(frame, link)
         link.ended = frame.ended
+        link.refusals = 0
         self._welcome(link, now_s)
 
     def _refusal(self, frame: Hello, link: ReceiverLink | None) -> tuple[str, int] | None:
@@ -227,6 +230,7 @@ class Inbox:
             self._act(Reply(key, frame.ack_endpoint, frame.incarnation, lost))
             return
         link.ended = frame.ended
+        link.refusals = 0
         link.seen(frame.version_seen)
         if frame.next > link.next:
             self._reset(link, "gap")
@@ -269,10 +273,12 @@ class Inbox:
         link = self._tokens.get(frame.token)
         if link is None:
             return
+        wait_s = min(RETRY_REPLY_MAX_S, RETRY_REPLY_S * 2.0**link.refusals)
+        link.refusals = min(link.refusals + 1, 16)
         if type(frame) is Welcome:
-            link.welcome_due_s = now_s + RETRY_REPLY_S
+            link.welcome_due_s = now_s + wait_s
         else:
-            link.changed_s = min(link.changed_s, now_s + RETRY_REPLY_S - STATE_EVERY_S)
+            link.changed_s = min(link.changed_s, now_s + wait_s - STATE_EVERY_S)
 
     def tick(self, now_s: float) -> None:
         """State what has changed, at most every 5 ms or when a quarter of a window is free."""

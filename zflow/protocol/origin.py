@@ -7,6 +7,7 @@ persisted lazily: an older mark only means more replay.
 
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from zflow.intervals import IntervalSet
 from zflow.protocol.actions import Action, Bury
@@ -32,18 +33,18 @@ class Origin:
         self.low = low
         self.dead_lettered = 0
         self.burying: dict[int, int] = {}
-        self.checksum: tuple[int, int] | None = None  # (end, checksum of the item before it)
+        self.mark: tuple[int, Any] | None = None  # the newest settled (end, mark) of `yielded`
         self._stage = stage
         self._settled = IntervalSet()
         self._act = act
         self._new_ticket = new_ticket
-        self._checksums: deque[tuple[int, int]] = deque()
+        self._marks: deque[tuple[int, Any]] = deque()
 
-    def yielded(self, n: int, born_ns: int, checksum: int) -> Run:
-        """The run of `n` new items, the last of which has `checksum`."""
+    def yielded(self, n: int, born_ns: int, mark: Any) -> Run:
+        """The run of `n` new items. `mark` says where their end is; opaque here."""
         run = Run(self.origin, 0, OSEQ, 0, self.next, n, born_ns)
         self.next += n
-        self._checksums.append((self.next, checksum))
+        self._marks.append((self.next, mark))
         return run
 
     def full(self) -> bool:
@@ -57,8 +58,8 @@ class Origin:
         if low > self.low:
             self.low = low
             self._settled.drop_below(low)
-            while self._checksums and self._checksums[0][0] <= low:
-                self.checksum = self._checksums.popleft()
+            while self._marks and self._marks[0][0] <= low:
+                self.mark = self._marks.popleft()
 
     def fail(self, first: int, code: str, error_class: str, error: str) -> None:
         """A source has nobody to give an item back to: what cannot travel is buried here."""

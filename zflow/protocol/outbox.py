@@ -9,8 +9,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from random import Random
-from typing import Any
+from typing import Any, Protocol
 
 from zflow.protocol.actions import Action, Bury, Fail
 from zflow.protocol.ledger import EdgeLedger
@@ -43,6 +42,13 @@ class EdgeSettings:
     on_error: str = "dead_letter"
 
 
+class Chance(Protocol):
+    """Where jitter comes from: `random.Random`, seeded by whoever owns the core."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
+
+
 class Outbox:
     """One edge's queue and links. One thread at a time owns it."""
 
@@ -55,7 +61,7 @@ class Outbox:
         act: Callable[[Action], None],
         new_token: Callable[[], int],
         new_ticket: Callable[[], int],
-        random: Random,
+        random: Chance,
     ) -> None:
         self.settings = settings
         self.ledger = EdgeLedger()
@@ -334,8 +340,11 @@ class Outbox:
         segment.task.settled(1)
 
     def _acquit(self, segment: Segment) -> None:
-        if segment.suspect:
-            self.suspects.acquit(segment.runs[0])
+        """Forget what was against a unit that is settled; one found guilty stays guilty, since
+        another copy of it may still be on its way here."""
+        run = segment.runs[0]
+        if segment.suspect and self.suspects.verdict(run.unit(0)) is None:
+            self.suspects.acquit(run)
 
     def _unsendable(self, segment: Segment, error: EncodeError) -> None:
         """An output that cannot travel fails the input it was made from."""

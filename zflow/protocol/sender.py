@@ -359,6 +359,12 @@ class SenderLink:
                 return
             self.heartbeat(now_s)
 
+    def set_ended(self, ended: bool, now_s: float) -> None:
+        """Nothing more is queued for now, or something is again; said at once (H26)."""
+        self.ended = ended
+        if self.state is LinkState.UP:
+            self.heartbeat(now_s)
+
     def heartbeat(self, now_s: float) -> None:
         """Say how far the link has gone; the answer repeats whatever STATE was lost (R3)."""
         me = self._identity

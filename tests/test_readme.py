@@ -1,0 +1,120 @@
+"""What README.md shows is what happens: the example, the two commands, and what CI runs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LONGEST_RUN_S = 60
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands_shown() -> list[list[str]]:
+    """Each shell block as its commands: ["scripts/setup", "scripts/check"]."""
+    return [[part.strip() for part in block.split("&&")] for block in blocks("sh")]
+
+
+def run(command: list[str], *, cwd: Path) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST_RUN_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr}"
+    return done
+
+
+def zflow(command: str, *more: str) -> list[str]:
+    """A command of the README that runs zflow, for the Python that runs the tests."""
+    program, *arguments = shlex.split(command)
+    assert Path(program).name == "zflow"
+    return [sys.executable, "-m", "zflow", *arguments, *more]
+
+
+def test_there_are_two_commands_and_both_begin_with_the_setup():
+    job, check = commands_shown()
+    assert job == ["scripts/setup", ".venv/bin/zflow run topologies/codebase.py"]
+    assert check == ["scripts/setup", "scripts/check"]
+
+
+def test_every_script_and_topology_that_is_named_exists():
+    named = set(re.findall(r"\b(?:scripts|topologies)/[\w.]+\w", README))
+    assert {"scripts/setup", "scripts/bench", "topologies/orders.py"} <= named
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
+
+
+def test_every_link_leads_to_a_file():
+    targets = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run"])
+def test_the_scripts_are_executable_and_parse(name):
+    assert os.access(ROOT / name, os.X_OK)
+    run(["bash", "-n", name], cwd=ROOT)
+
+
+@pytest.mark.slow
+def test_the_setup_makes_the_environment_that_the_commands_use():
+    made = run(["scripts/setup", "--dry-run"], cwd=ROOT).stdout
+    assert re.search(r"^\S*python\S* -m venv (--clear )?\.venv$", made, flags=re.MULTILINE)
+    assert ".venv/bin/python -m pip install" in made
+    assert "-e .[dev]" in made
+
+
+def test_ci_runs_the_test_command_of_the_readme_with_pytest_last():
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    called = [line.removesuffix("</dev/null").split() for line in lines if line[:8] == "scripts/"]
+    checks = [command for command in called if command[0] == "scripts/check"]
+    assert called[0] == ["scripts/setup"]
+    assert called[-1] == checks[-1]
+
+    parts = [step for check in checks for step in steps_of(check)]
+    assert parts == steps_of(["scripts/check"])
+    assert parts[-1].endswith("-m pytest")
+
+
+def steps_of(check: list[str]) -> list[str]:
+    return run([*check, "--dry-run"], cwd=ROOT).stderr.splitlines()
+
+
+@pytest.mark.slow
+def test_the_example_prints_the_primes(tmp_path):
+    (example,) = blocks("python")
+    (tmp_path / "primes.py").write_text(example)
+    (command,) = re.findall(r"`(zflow run primes\.py[^`]*)`", README)
+
+    shown = run(zflow(command.replace("limit=100000", "limit=500")), cwd=tmp_path).stdout
+
+    primes = [n for n in range(2, 500) if all(n % d for d in range(2, n))]
+    assert sorted(int(line.split()[-1]) for line in shown.splitlines()) == primes
+
+
+@pytest.mark.slow
+def test_the_main_job_writes_what_the_readme_says(tmp_path):
+    # The whole standard library is the business of tests/topologies/test_codebase.py.
+    folder = tmp_path / "json"
+    shutil.copytree(Path(sysconfig.get_path("stdlib"), "json"), folder)
+    (tmp_path / "topologies").symlink_to(ROOT / "topologies")
+    (_, job), _ = commands_shown()
+
+    run(zflow(job, "-p", f"files.folder={folder}"), cwd=tmp_path)
+
+    lines = (tmp_path / "functions.jsonl").read_text().splitlines()
+    assert any('"function": "loads"' in line for line in lines)

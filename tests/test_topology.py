@@ -1,0 +1,436 @@
+"""What a topology promises: one frozen graph, and every mistake at once with file and line."""
+
+import dataclasses
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import networkx
+import pytest
+
+from zflow import Topology, sink, source, stage
+from zflow.errors import Problem
+from zflow.topology import EdgeDecl, explain_delivery
+
+
+@source
+def read():
+    yield 1
+
+
+@stage
+def parse(item):
+    return item
+
+
+@stage
+def enrich(item):
+    return item
+
+
+@sink
+def show(item): ...
+
+
+@sink
+def reject(item): ...
+
+
+def here() -> int:
+    return sys._getframe(1).f_lineno
+
+
+def said(flow: Topology) -> list[str]:
+    return [str(problem) for problem in flow.problems()]
+
+
+def labels(flow: Topology) -> list[str]:
+    return [edge.label for edge in flow.declared().edges]
+
+
+def test_a_chain_connects_each_stage_to_the_next():
+    flow = Topology("chain")
+    flow.connect(read, parse, enrich, show)
+    assert labels(flow) == ["read->parse", "parse->enrich", "enrich->show"]
+    assert flow.problems() == ()
+    assert flow.warnings() == ()
+
+
+def test_fan_out_fan_in_and_a_diamond_are_valid():
+    flow = Topology("diamond")
+    flow.connect(read, parse, show)
+    flow.connect(read, enrich, show)
+    flow.connect(parse, reject, output="invalid")
+    assert flow.problems() == ()
+
+
+def test_two_edges_between_the_same_stages_may_differ_by_output():
+    flow = Topology("parallel")
+    flow.connect(read, parse, show)
+    flow.connect(parse, show, output="large")
+    assert flow.problems() == ()
+    assert labels(flow)[-1] == "parse->show:large"
+    assert flow.declared().edges[-1].text == "parse:show:large"
+
+
+def test_what_is_declared_is_frozen_and_later_calls_do_not_change_it():
+    flow = Topology("frozen")
+    flow.connect(read, show)
+    before = flow.declared()
+    flow.connect(read, parse, show)
+    assert [stage.name for stage in before.stages] == ["read", "show"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        before.name = "other"
+
+
+def test_an_edge_keeps_its_options_and_inherits_the_delivery_of_the_topology():
+    flow = Topology("options", delivery="at_most_once")
+    flow.connect(read, parse)
+    line = here() + 1
+    flow.connect(parse, show, when=bool, delivery="at_least_once")
+    first, second = flow.declared().edges
+    assert first.delivery == "at_most_once"
+    assert second == EdgeDecl(
+        source="parse",
+        target="show",
+        output=None,
+        when=bool,
+        delivery="at_least_once",
+        file=__file__,
+        line=line,
+    )
+
+
+def random_graph(seed: int) -> tuple[Topology, networkx.DiGraph]:
+    rng = random.Random(seed)
+    flow, oracle = Topology("random"), networkx.DiGraph()
+    stages = [flow.stage(lambda item: item, name=f"s{index}") for index in range(7)]
+    for a in range(7):
+        for b in rng.sample(range(7), 2):
+            if a != b:
+                flow.connect(stages[a], stages[b], output=f"o{len(oracle.edges)}")
+                oracle.add_edge(f"s{a}", f"s{b}")
+    return flow, oracle
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_cycle_is_found_exactly_when_there_is_one(seed):
+    flow, oracle = random_graph(seed)
+    has_cycle = not networkx.is_directed_acyclic_graph(oracle)
+    assert any("form a cycle" in text for text in said(flow)) == has_cycle, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stages_come_in_topological_order(seed):
+    rng = random.Random(seed)
+    flow = Topology("random")
+    stages = [flow.stage(lambda item: item, name=f"s{index}") for index in range(8)]
+    pairs = [(a, b) for a in range(8) for b in range(a + 1, 8) if rng.random() < 0.4]
+    rng.shuffle(pairs)
+    relabel = rng.sample(range(8), 8)
+    for a, b in pairs:
+        flow.connect(stages[relabel[a]], stages[relabel[b]])
+    place = {stage.name: index for index, stage in enumerate(flow.declared().stages)}
+    assert all(place[e.source] < place[e.target] for e in flow.declared().edges), f"seed {seed}"
+
+
+# --- every mistake, with its file and line -------------------------------------------------------
+
+
+def cycle(flow: Topology) -> int:
+    flow.connect(read, parse, enrich, show)
+    flow.connect(enrich, parse)
+    return here() - 1
+
+
+def cycle_of_one(flow: Topology) -> int:
+    flow.connect(read, parse, show)
+    flow.connect(parse, parse)
+    return here() - 1
+
+
+def into_a_source(flow: Topology) -> int:
+    flow.connect(read, parse, show)
+    flow.connect(parse, read)
+    return here() - 1
+
+
+def out_of_a_sink(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(show, parse, reject)
+    return here() - 1
+
+
+def same_edge_twice(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(read, show, when=bool)
+    return here() - 1
+
+
+def one_name_twice(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(read, flow.sink(print, name="show"))
+    return here() - 1
+
+
+def unconnected(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.stage(abs, name="alone")
+    return here() - 1
+
+
+def unreachable(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(flow.stage(abs, name="orphan"), show)
+    return here() - 1
+
+
+def leaf(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(read, flow.stage(abs, name="leaf"))
+    return here() - 1
+
+
+def replicas(flow: Topology) -> int:
+    flow.connect(read, flow.sink(print, replicas=0))
+    return here() - 1
+
+
+def unknown_edge_option(flow: Topology) -> int:
+    flow.connect(read, show, priority=3)
+    return here() - 1
+
+
+def mistyped_edge_option(flow: Topology) -> int:
+    flow.connect(read, show, outputs="x")
+    return here() - 1
+
+
+def chain_with_output(flow: Topology) -> int:
+    flow.connect(read, parse, show, output="x")
+    return here() - 1
+
+
+def lonely_connect(flow: Topology) -> int:
+    flow.connect(read, show)
+    flow.connect(read)
+    return here() - 1
+
+
+def exactly_once_edge(flow: Topology) -> int:
+    flow.connect(read, show, delivery="exactly_once")
+    return here() - 1
+
+
+def wrong_delivery(flow: Topology) -> int:
+    flow.connect(read, show, delivery="at_least_one")
+    return here() - 1
+
+
+def wrong_output(flow: Topology) -> int:
+    flow.connect(read, show, output="a b")
+    return here() - 1
+
+
+def wrong_when(flow: Topology) -> int:
+    flow.connect(read, show, when="x > 3")
+    return here() - 1
+
+
+def not_a_stage(flow: Topology) -> int:
+    flow.connect(read, abs, show)
+    return here() - 1
+
+
+def a_name_instead(flow: Topology) -> int:
+    flow.connect("read", show)
+    return here() - 1
+
+
+def an_instance_instead(flow: Topology) -> int:
+    @stage
+    class Add:
+        def process(self, item): ...
+
+    flow.connect(read, Add(), show)
+    return here() - 1
+
+
+def a_child_instead(flow: Topology) -> int:
+    @stage
+    class Base:
+        def process(self, item): ...
+
+    class Child(Base): ...
+
+    flow.connect(read, Child, show)
+    return here() - 1
+
+
+def not_callable(flow: Topology) -> int:
+    flow.connect(read, flow.sink(3, name="three"))
+    return here() - 1
+
+
+MISTAKES = [
+    (cycle, "enrich->parse: the edges form a cycle: parse -> enrich -> parse; remove one of"),
+    (cycle_of_one, "parse->parse: the edges form a cycle: parse -> parse"),
+    (into_a_source, "parse->read: an edge into the source 'read'; a source has no input"),
+    (out_of_a_sink, "show->parse: an edge out of the sink 'show'; a sink has no output"),
+    (same_edge_twice, "read->show: the same edge twice; the other is at"),
+    (one_name_twice, "show: two stages of one name; the other is at"),
+    (unconnected, "alone: is not connected to anything; connect it"),
+    (unreachable, "orphan: no source reaches it; connect a source"),
+    (leaf, "leaf: its items go nowhere; connect it to a next stage, or declare it with @sink"),
+    (replicas, "print: replicas=0 is not valid; give a whole number, at least 1"),
+    (unknown_edge_option, "read->show: unknown option 'priority'; choose one of: delivery,"),
+    (mistyped_edge_option, "read->show: unknown option 'outputs'; did you mean 'output'?"),
+    (chain_with_output, "read->parse->show: output= in a chain of edges is ambiguous; give"),
+    (lonely_connect, "read: connects fewer than two stages"),
+    (exactly_once_edge, "delivery='exactly_once' needs durable stages: not in this version yet"),
+    (wrong_delivery, "delivery='at_least_one' is not valid; did you mean 'at_least_once'?"),
+    (wrong_output, "read->show: output='a b' is not valid; give a name of letters"),
+    (wrong_when, "read->show: when='x > 3' is not valid; give a function that takes the item"),
+    (not_a_stage, "abs: is not a stage; decorate it with @source, @stage or @sink"),
+    (a_name_instead, "'read': is not a stage; decorate it"),
+    (an_instance_instead, "Add: is an instance of a stage class; connect Add itself"),
+    (a_child_instead, "Child: only wraps or inherits from a declared stage; decorate Child"),
+    (not_callable, "three: 3 is neither a function nor a class"),
+]
+
+
+@pytest.mark.parametrize(("mistake", "text"), MISTAKES, ids=[row[0].__name__ for row in MISTAKES])
+def test_a_mistake_is_one_problem_with_the_users_file_and_line(mistake, text):
+    flow = Topology("wrong")
+    line = mistake(flow)
+    (problem,) = said(flow)
+    assert problem.startswith(f"{__file__}:{line}: ")
+    assert text in problem
+
+
+def test_a_topology_without_a_source_says_where_it_was_made():
+    line = here() + 1
+    flow = Topology("dry")
+    flow.connect(parse, show)
+    (problem,) = said(flow)
+    assert problem.startswith(f"{__file__}:{line}: dry: has no source; declare a generator")
+
+
+WRONG_TOPOLOGIES = [
+    ("a/b", {}, "a/b: cannot name a topology; give a name of letters"),
+    ("x", {"delivery": "exactly_once"}, "x: delivery='exactly_once' needs durable stages"),
+    ("x", {"delivry": "at_least_once"}, "x: unknown option 'delivry'; give delivery= only"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "text"), WRONG_TOPOLOGIES)
+def test_a_wrong_argument_of_a_topology_is_a_problem_too(name, options, text):
+    line = here() + 1
+    flow = Topology(name, **options)
+    flow.connect(read, show)
+    (problem,) = said(flow)
+    assert problem.startswith(f"{__file__}:{line}: {text}")
+
+
+def test_all_problems_come_at_once_in_the_order_of_lines():
+    flow = Topology("wrong")
+    for mistake in (cycle, same_edge_twice, wrong_when, leaf):
+        mistake(flow)
+    found: tuple[Problem, ...] = flow.problems()
+    assert len({problem.message for problem in found}) >= 4
+    assert [problem.line for problem in found] == sorted(problem.line for problem in found)
+
+
+def test_one_function_runs_under_two_names_with_the_options_of_its_decorator():
+    @stage(replicas=3)
+    def work(item): ...
+
+    flow = Topology("twice")
+    again = flow.stage(work, name="again", retries=7)
+    flow.connect(read, work, again, show)
+    assert flow.problems() == ()
+    options = flow.declared().stage("again").options
+    assert (options.replicas, options.retries) == (3, 7)
+
+
+def test_a_wrong_option_of_the_decorator_is_told_also_when_only_the_second_name_is_used():
+    @stage(replica=3)
+    def work(item): ...
+
+    flow = Topology("twice")
+    flow.connect(read, flow.stage(work, name="again"), show)
+    (problem,) = said(flow)
+    assert "unknown option 'replica'" in problem
+
+
+# --- annotations across an edge ------------------------------------------------------------------
+
+
+class Animal: ...
+
+
+class Dog(Animal): ...
+
+
+class Speaks(Protocol):
+    def speak(self) -> str: ...
+
+
+def gives_str(item: int) -> str: ...
+def gives_dog(item: int) -> Dog: ...
+def gives_maybe_str(item: int) -> str | None: ...
+def gives_ints(item: int) -> Iterator[int]:
+    yield item
+
+
+def takes_int(item: int) -> None: ...
+def takes_float(item: float) -> None: ...
+def takes_animal(item: Animal) -> None: ...
+def takes_any(item: Any) -> None: ...
+def takes_list(item: list[int]) -> None: ...
+def takes_protocol(item: Speaks) -> None: ...
+
+
+class WritesInts:
+    def write(self, items: list[int]) -> None: ...
+
+
+EDGES = [
+    (gives_str, takes_int, "gives_str gives str, takes_int takes int"),
+    (gives_maybe_str, takes_int, "gives_maybe_str gives str, takes_int takes int"),
+    (gives_ints, takes_animal, "gives_ints gives int, takes_animal takes Animal"),
+    (gives_str, WritesInts, "gives_str gives str, WritesInts takes int"),
+    (gives_ints, WritesInts, None),
+    (gives_ints, takes_float, None),
+    (gives_dog, takes_animal, None),
+    (gives_str, takes_any, None),
+    (gives_str, takes_list, None),
+    (gives_str, takes_protocol, None),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "text"), EDGES)
+def test_annotations_that_cannot_match_are_a_warning_and_never_a_problem(before, after, text):
+    flow = Topology("typed")
+    line = here() + 1
+    flow.connect(read, flow.stage(before), flow.sink(after))
+    assert flow.problems() == ()
+    expected = f"{__file__}:{line}: {before.__name__}->{after.__name__}: {text}; change one"
+    found = [str(warning) for warning in flow.warnings()]
+    assert found == ([] if text is None else [f"{expected} of the two annotations"])
+
+
+# --- what a sink gets ----------------------------------------------------------------------------
+
+
+def test_each_sink_is_told_what_it_gets_and_why():
+    flow = Topology("guarantees")
+    careless = flow.stage(abs, name="careless", on_error="drop")
+    flow.connect(read, parse, careless, show)
+    flow.connect(read, enrich, reject, delivery="at_most_once")
+    shown, rejected = explain_delivery(flow.declared())
+    assert (shown.sink, shown.delivery) == ("show", "at_least_once")
+    assert shown.why.endswith("careless drops, and counts, the items that it fails on")
+    assert (rejected.sink, rejected.delivery) == ("reject", "at_most_once")
+    assert rejected.why.startswith("read->enrich, enrich->reject: what a crash loses there")

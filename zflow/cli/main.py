@@ -1,0 +1,75 @@
+"""The command `zflow`: which verbs there are, and how an error becomes an exit code.
+
+Never imports a verb before it is called, so that `zflow --help` is quick and loads no zmq.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from zflow.cli.output import exit_code_of, show_error
+from zflow.errors import ExitCode, ZflowError
+
+
+class Verb(NamedTuple):
+    """Where a verb lives, `module:attribute`, and its line in `zflow --help`."""
+
+    place: str
+    summary: str
+
+
+# One row per verb; the summary is kept here so that help need not import the verb.
+VERBS: dict[str, Verb] = {
+    "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
+    "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Every verb, in the order of the table."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a verb; None if there is no such verb."""
+        if cmd_name not in VERBS:
+            return None
+        module, _, attribute = VERBS[cmd_name].place.partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.summary) for name, verb in VERBS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what it raises on purpose becomes a message and an exit code."""
+        try:
+            return super().invoke(ctx)
+        except ZflowError as error:
+            show_error(error)
+            ctx.exit(exit_code_of(error))
+        except KeyboardInterrupt:
+            ctx.exit(ExitCode.INTERRUPTED)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"auto_envvar_prefix": "ZFLOW", "help_option_names": ["-h", "--help"]},
+)
+def main() -> None:
+    """Run pipelines of plain Python functions, each stage in its own processes.
+
+    TARGET is path/file.py[:attr] or module:attr, where attr is a Topology or a function that
+    returns one; without attr it is the only Topology of the file.
+
+    \b
+    Example:
+      zflow check topologies/wordcount.py
+    """

@@ -1,0 +1,154 @@
+"""`zflow run`: a whole topology on this machine, in the foreground.
+
+Decides how a run is shown. What happens is decided in `zflow.local`.
+"""
+
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from zflow.cli.check import check_topology
+from zflow.cli.output import show_json, show_problems
+from zflow.cli.screen import make_screen
+from zflow.clock import Clock
+from zflow.config import parse_replicas
+from zflow.loader import load
+from zflow.local.plan import Plan, new_plan, resumed_plan
+from zflow.local.run import LocalRun
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+
+@click.command()
+@click.argument("target")
+@click.option(
+    "-p",
+    "--parameter",
+    "parameters",
+    multiple=True,
+    metavar="STAGE.NAME=VALUE",
+    help="A parameter of a stage, typed by its annotation.",
+)
+@click.option(
+    "-r", "--replicas", multiple=True, metavar="STAGE=N", help="How many processes a stage has."
+)
+@click.option(
+    "--resume",
+    metavar="RUN|last",
+    help="Continue a run that was stopped or killed; nothing that was settled is done again.",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where positions and dead letters are kept  [default: .zflow/TOPOLOGY/RUN]",
+)
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help="Stop after that many seconds, with exit code 4.",
+)
+@click.option("--fail-on-dead", is_flag=True, help="Exit with 1 if any item became a dead letter.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    default="WARNING",
+    show_default=True,
+)
+@click.pass_context
+def run(
+    ctx: click.Context,
+    target: str,
+    parameters: tuple[str, ...],
+    replicas: tuple[str, ...],
+    resume: str | None,
+    state: Path | None,
+    timeout_s: float | None,
+    fail_on_dead: bool,
+    as_json: bool,
+    log_level: str,
+) -> None:
+    """Run a topology on this machine until its sources have ended and all is settled.
+
+    Ctrl-C lets the sources stop and waits until everything on the way is settled; a second one
+    stops at once. In both cases --resume last continues.
+
+    \b
+    Example:
+      zflow run topologies/codebase.py -p files.folder=src -r parse=4
+      zflow run topologies/orders.py --json > ledger.json
+      zflow run topologies/orders.py --resume last
+
+    \b
+    Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
+    4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
+    """
+    clock = Clock()
+    plan = _plan(target, parameters, replicas, resume, state, clock)
+    screen = make_screen(plan, quiet_stdout=as_json)
+    local = LocalRun(plan, screen, clock, log_level=log_level.upper())
+    _let_interrupts_drain(local)
+    with screen:
+        result = local.run(timeout_s)
+    if as_json:
+        show_json(result.as_data())
+    else:
+        screen.show_result(result)
+    exit_code = result.exit_code
+    if exit_code == 0 and fail_on_dead and result.dead_letters:
+        exit_code = 1
+    ctx.exit(exit_code)
+
+
+def _plan(
+    target: str,
+    parameters: tuple[str, ...],
+    replicas: tuple[str, ...],
+    resume: str | None,
+    state: Path | None,
+    clock: Clock,
+) -> Plan:
+    """Check everything before anything starts. raises: ConfigError."""
+    loaded = load(target)
+    check_topology(loaded.topology)
+    show_problems(loaded.topology.warnings(), "warning: ")
+    if resume is not None:
+        if parameters or replicas:
+            raise click.UsageError(
+                "--resume continues a run with the parameters and replicas it began with: "
+                "leave -p and -r away"
+            )
+        return resumed_plan(loaded, resume, base=Path.cwd(), state=state, environment=os.environ)
+    counts = parse_replicas(loaded.topology.declared(), replicas)
+    return new_plan(
+        loaded,
+        parameters=parameters,
+        replicas=counts,
+        base=Path.cwd(),
+        state=state,
+        environment=os.environ,
+        clock=clock,
+    )
+
+
+def _let_interrupts_drain(local: LocalRun) -> None:
+    """The first Ctrl-C (or SIGTERM) drains, the second stops."""
+    asked = 0
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            local.drain()
+        else:
+            local.stop()
+
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGTERM, on_signal)

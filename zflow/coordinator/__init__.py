@@ -1,0 +1,1 @@
+"""Membership and configuration of one run; never on the path of data."""

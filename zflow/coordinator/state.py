@@ -1,0 +1,141 @@
+"""What the coordinator knows of one run and when it goes on to the next phase.
+
+Decides only: messages and deaths come in, updates go out. Never on the path of data, and its
+state is soft: replicas report it again.
+
+| phase   | goes on when                                                                    |
+|---------|---------------------------------------------------------------------------------|
+| bind    | every slot is bound                                                             |
+| connect | every slot has all its links up                                                 |
+| run     | every slot says twice in a row that it has ended and is settled, nothing between |
+| drain   | the same; sources have stopped pulling                                          |
+| finish  | -                                                                               |
+"""
+
+from dataclasses import dataclass
+
+from zflow.ids import Slot
+from zflow.wire.control import PHASES, Register, Report, RunConfig, Snapshot, Update
+from zflow.wire.data import Crash
+
+_RANK = {
+    "starting": 0,
+    "registered": 1,
+    "bound": 2,
+    "connected": 3,
+    "running": 4,
+    "finished": 5,
+    "failed": 5,
+}
+_NEEDED = {"bind": _RANK["bound"], "connect": _RANK["connected"]}
+MAX_CRASHES_KEPT = 16  # reports of one slot's deaths that its successors pass on
+
+
+@dataclass(slots=True)
+class SlotView:
+    """One slot as the coordinator sees it."""
+
+    incarnation: int = 0
+    state: str = "starting"
+    report: Report | None = None
+
+
+class RunState:
+    """Membership and phase of one run. One thread owns it."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.phase = "bind"
+        self.number = 0
+        self.probe = 0
+        self.slots = {
+            str(Slot(stage.name, index)): SlotView()
+            for stage in config.stages
+            for index in range(stage.replicas)
+        }
+        self._crashes: dict[str, list[Crash]] = {}
+        self._signature: tuple[int, ...] | None = None
+
+    def on_register(self, message: Register) -> Snapshot | None:
+        """The configuration for a replica; None if it is not one of this run's newest."""
+        view = self.slots.get(message.slot)
+        if view is None or message.incarnation < view.incarnation:
+            return None
+        if message.incarnation > view.incarnation:
+            view.incarnation = message.incarnation
+            view.state = "registered"
+            view.report = None
+        return Snapshot(
+            self.number,
+            self.phase,
+            self.probe,
+            self.config,
+            self._crashes.get(message.slot, []),
+        )
+
+    def on_report(self, report: Report) -> None:
+        """A replica's newest state."""
+        view = self.slots.get(report.slot)
+        if view is not None and report.incarnation == view.incarnation:
+            view.state = report.state
+            view.report = report
+
+    def on_death(self, slot: str, crash: Crash) -> Update:
+        """An incarnation is dead: everybody upstream must know, its successors too."""
+        view = self.slots[slot]
+        view.state = "starting"
+        view.report = None
+        self._signature = None
+        kept = self._crashes.setdefault(slot, [])
+        kept.append(crash)
+        del kept[:-MAX_CRASHES_KEPT]
+        self.number += 1
+        return Update(self.number, self.phase, self.probe, crash)
+
+    def failures(self) -> list[Report]:
+        """Replicas that have failed by policy or by their source."""
+        views = self.slots.values()
+        return [v.report for v in views if v.report is not None and v.report.state == "failed"]
+
+    def drain(self) -> Update | None:
+        """Sources stop; None if that is under way already."""
+        if PHASES.index(self.phase) >= PHASES.index("drain"):
+            return None
+        return self._go("drain")
+
+    def advance(self) -> Update | None:
+        """The next phase or probe, if the time has come."""
+        needed = _NEEDED.get(self.phase)
+        if needed is not None:
+            if all(_RANK[view.state] >= needed for view in self.slots.values()):
+                return self._go(PHASES[PHASES.index(self.phase) + 1])
+            return None
+        if self.phase in ("run", "drain"):
+            return self._advance_if_quiet()
+        return None
+
+    def _advance_if_quiet(self) -> Update | None:
+        """Two equal rounds of answers, the second asked for after the first was complete.
+
+        Source: F. Mattern, "Algorithms for distributed termination detection", 1987 (the four
+        counter method): nothing was sent or received between the two.
+        """
+        reports = [view.report for view in self.slots.values()]
+        if any(r is None or not r.settled or r.probe != self.probe for r in reports):
+            return None
+        signature = tuple(report.activity for report in reports if report is not None)
+        if signature == self._signature:
+            return self._go("finish")
+        self._signature = signature
+        self.probe += 1
+        self.number += 1
+        return Update(self.number, self.phase, self.probe)
+
+    def _go(self, phase: str) -> Update:
+        self.phase = phase
+        self.number += 1
+        return Update(self.number, self.phase, self.probe)
+
+    def beat(self) -> Update:
+        """The newest update's number again, for those that missed it."""
+        return Update(self.number, self.phase, self.probe)

@@ -1,0 +1,1 @@
+"""A declared topology written in the languages of other tools."""

@@ -1,0 +1,1 @@
+"""A whole topology on one machine: one foreground process, every replica its child."""

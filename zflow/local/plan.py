@@ -1,0 +1,257 @@
+"""What a run is made of, worked out before anything starts: its configuration and its folders.
+
+Decides names, numbers and snapshots. Starts no process and opens no socket.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zflow.clock import Clock
+from zflow.config import parse_parameters
+from zflow.errors import ConfigError, Problem
+from zflow.hashing import text_hash64
+from zflow.loader import Loaded, load, load_source
+from zflow.paths import RunDirectory, StateDirectory, make_run_directory, runs_folder
+from zflow.state.runs import (
+    RunRecord,
+    StoredRun,
+    find_run,
+    remove_run,
+    superseded,
+    write_record,
+)
+from zflow.topology import Declared, EdgeDecl
+from zflow.wire.control import REDRIVE, EdgeConfig, RunConfig, StageConfig, TargetConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A run that may begin. resumed: it continues one that was stopped."""
+
+    declared: Declared
+    config: RunConfig
+    run: RunDirectory
+    state: StateDirectory
+    stored: StoredRun
+    resumed: bool
+
+
+def new_plan(
+    loaded: Loaded,
+    *,
+    parameters: Sequence[str],
+    replicas: Mapping[str, int],
+    base: Path,
+    state: Path | None,
+    environment: Mapping[str, str],
+    clock: Clock,
+) -> Plan:
+    """A new run of a topology that has been checked; raises ConfigError for its parameters."""
+    declared = loaded.topology.declared()
+    parse_parameters(declared, parameters)
+    run_id = f"{clock.stamp()}-{secrets.token_hex(2)}"
+    folder = runs_folder(base, declared.name)
+    for old in list(superseded(folder)):
+        remove_run(old)
+    root = state if state is not None else folder / run_id
+    record = RunRecord(
+        run_id=run_id,
+        topology=declared.name,
+        target=loaded.target,
+        attribute=loaded.attr,
+        path=str(loaded.path) if loaded.path else None,
+        digest=loaded.digest,
+        parameters=list(parameters),
+        replicas=[f"{name}={count}" for name, count in replicas.items()],
+        started_at_s=clock.wall_s(),
+    )
+    directory = StateDirectory(root.absolute())
+    if directory.record.exists():
+        raise _refused(
+            f"--state {root}",
+            "there is a run in this folder already",
+            "continue it with --resume, or name another folder",
+        )
+    directory.make()
+    directory.code.write_bytes(loaded.source)
+    write_record(directory, record)
+    stored = StoredRun(record=record, state=directory)
+    return _plan(declared, stored, replicas, environment, resumed=False)
+
+
+def resumed_plan(
+    loaded: Loaded,
+    name: str,
+    *,
+    base: Path,
+    state: Path | None,
+    environment: Mapping[str, str],
+) -> Plan:
+    """The run of that id (or `last`), with the code and parameters it began with."""
+    declared = loaded.topology.declared()
+    folder = state.parent if state is not None else runs_folder(base, declared.name)
+    stored = find_run(folder, name if state is None else state.name)
+    record = stored.record
+    if record.digest != loaded.digest:
+        raise _refused(
+            f"--resume {name}",
+            f"the topology has changed since run {record.run_id} began",
+            f"restore the file (its text is in {stored.state.code}), or start a new run",
+        )
+    replicas = dict(_counts(record.replicas))
+    resumed = StoredRun(record=replace(record, outcome="", exit_code=None), state=stored.state)
+    write_record(stored.state, resumed.record)
+    return _plan(declared, resumed, replicas, environment, resumed=True)
+
+
+def redrive_plan(
+    stored: StoredRun, letters: Mapping[str, Sequence[str]], *, environment: Mapping[str, str]
+) -> Plan:
+    """A run of what lies behind the edges of some dead letters, fed with those letters.
+
+    letters: by edge label. Raises ConfigError for an edge that the topology no longer has.
+    """
+    loaded = load_stored(stored)
+    declared = loaded.topology.declared()
+    edges = {edge.label: edge for edge in declared.edges}
+    unknown = sorted(letters.keys() - edges.keys())
+    if unknown:
+        raise _refused(
+            f"run {stored.record.run_id}",
+            f"its dead letters cannot be sent again over {', '.join(unknown)}",
+            "only letters that were on an edge of the topology can",
+        )
+    plan = _plan(declared, stored, dict(_counts(stored.record.replicas)), environment, resumed=True)
+    config = _redriven(plan.config, {label: edges[label] for label in letters}, letters)
+    for stage in config.stages:
+        if stage.name.startswith(REDRIVE):
+            for old in (stored.state.root / "positions").glob(f"{stage.name}-0.sqlite*"):
+                old.unlink()
+    return replace(plan, config=config)
+
+
+def load_stored(stored: StoredRun) -> Loaded:
+    """The topology of a run as it was when the run began; raises ConfigError."""
+    record = stored.record
+    if record.path is None:
+        return load(record.target)
+    source = stored.state.code.read_bytes()
+    return load_source(source, Path(record.path), record.attribute, target=record.target)
+
+
+def _redriven(
+    config: RunConfig, edges: Mapping[str, EdgeDecl], letters: Mapping[str, Sequence[str]]
+) -> RunConfig:
+    """The part of the run behind these edges, each fed by a source of dead letters."""
+    behind = {edge.target for edge in edges.values()}
+    kept: list[EdgeConfig] = []
+    for _ in config.stages:  # a path is no longer than the number of stages
+        kept = [edge for edge in config.edges if edge.source in behind]
+        behind |= {edge.target for edge in kept}
+    stages = [stage for stage in config.stages if stage.name in behind]
+    by_label = {edge.label: edge for edge in config.edges}
+    number = len(config.stages)
+    for label in edges:
+        name = REDRIVE + label
+        edge = by_label[label]
+        stages.append(
+            StageConfig(
+                name=name,
+                number=number,
+                kind="source",
+                replicas=1,
+                retries=0,
+                backoff_s=0.1,
+                timeout_s=0.0,
+                max_crashes=3,
+                on_error="dead_letter",
+            )
+        )
+        number += 1
+        number_of_edge = text_hash64(name, edge.target, edge.output or "")
+        kept.append(
+            EdgeConfig(
+                edge=number_of_edge,
+                label=label,
+                source=name,
+                target=edge.target,
+                output=None,
+                delivery=edge.delivery,
+            )
+        )
+    return RunConfig(
+        run_id=config.run_id,
+        generation=config.generation,
+        topology=config.topology,
+        run_directory=config.run_directory,
+        state_directory=config.state_directory,
+        target=config.target,
+        stages=stages,
+        edges=kept,
+        parameters=config.parameters,
+        redrive={REDRIVE + label: list(ids) for label, ids in letters.items()},
+    )
+
+
+def _plan(
+    declared: Declared,
+    stored: StoredRun,
+    replicas: Mapping[str, int],
+    environment: Mapping[str, str],
+    *,
+    resumed: bool,
+) -> Plan:
+    record, state = stored.record, stored.state
+    run = make_run_directory(state.root, environment)
+    config = RunConfig(
+        run_id=record.run_id,
+        generation=1,
+        topology=declared.name,
+        run_directory=str(run.root),
+        state_directory=str(state.root),
+        target=TargetConfig(
+            target=record.target,
+            attribute=record.attribute,
+            path=record.path,
+            source_file=str(state.code) if record.path else None,
+        ),
+        stages=[
+            StageConfig(
+                name=decl.name,
+                number=number,
+                kind=decl.kind,
+                replicas=replicas.get(decl.name, decl.options.replicas),
+                retries=decl.options.retries,
+                backoff_s=decl.options.backoff_s,
+                timeout_s=decl.options.timeout_s,
+                max_crashes=decl.options.max_crashes,
+                on_error=decl.options.on_error,
+            )
+            for number, decl in enumerate(declared.stages)
+        ],
+        edges=[
+            EdgeConfig(
+                edge=text_hash64(edge.source, edge.target, edge.output or ""),
+                label=edge.label,
+                source=edge.source,
+                target=edge.target,
+                output=edge.output,
+                delivery=edge.delivery,
+            )
+            for edge in declared.edges
+        ],
+        parameters=list(record.parameters),
+    )
+    return Plan(
+        declared=declared, config=config, run=run, state=state, stored=stored, resumed=resumed
+    )
+
+
+def _counts(texts: Sequence[str]) -> list[tuple[str, int]]:
+    return [(name, int(count)) for name, _, count in (text.rpartition("=") for text in texts)]
+
+
+def _refused(where: str, message: str, fix: str) -> ConfigError:
+    return ConfigError([Problem(where=where, file="", line=0, message=message, fix=fix)])

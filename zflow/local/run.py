@@ -1,0 +1,237 @@
+"""One run on this machine: coordinator and supervisor in one loop, in the foreground.
+
+Decides when the run is over and what its exit code is. The data never passes through here.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from zflow.clock import Clock
+from zflow.coordinator.server import Coordinator
+from zflow.coordinator.state import RunState
+from zflow.errors import ExitCode
+from zflow.ids import Slot
+from zflow.local.plan import Plan
+from zflow.local.relay import Relay
+from zflow.local.result import RunResult, make_result
+from zflow.net.control import ControlServer
+from zflow.net.sockets import Sockets, check_fds
+from zflow.state.books import Books
+from zflow.state.runs import RunLock
+from zflow.supervisor import Death, Supervisor
+
+TURN_S = 0.05
+PROGRESS_S = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One stage now. state: how many replicas are in which state."""
+
+    stage: str
+    kind: str
+    replicas: int
+    running: int
+    items: int
+    queued: int
+    retrying: int
+    restarts: int
+    errors: int
+
+
+class Observer(Protocol):
+    """Who shows the run to people. Called from the run's own thread; may not block for long."""
+
+    def on_phase(self, phase: str) -> None:
+        """bind, connect, run, drain, finish."""
+
+    def on_progress(self, stages: list[Progress], elapsed_s: float) -> None:
+        """Twice a second."""
+
+    def on_line(self, slot: Slot, stream: str, line: str) -> None:
+        """A replica printed a line."""
+
+    def on_death(self, death: Death) -> None:
+        """A replica died and will be replaced."""
+
+
+class LocalRun:
+    """Runs a plan to its end. `drain` and `stop` may be called from a signal handler."""
+
+    def __init__(
+        self, plan: Plan, observer: Observer, clock: Clock, *, log_level: str = "WARNING"
+    ) -> None:
+        self._plan = plan
+        self._observer = observer
+        self._clock = clock
+        self._log_level = log_level
+        self._drain_asked = False
+        self._stop_asked = False
+        self._restarts: dict[str, int] = {}
+        self._verdict: tuple[ExitCode, str] | None = None
+        self._phase = ""
+        self._began_s = clock.now_s()
+        self._progress_due_s = 0.0
+        self._books = Books({edge.label: edge.source for edge in plan.config.edges})
+
+    def drain(self) -> None:
+        """Let the sources stop and everything settle."""
+        self._drain_asked = True
+
+    def stop(self) -> None:
+        """Kill everything now; `--resume` continues."""
+        self._stop_asked = True
+
+    def run(self, timeout_s: float | None = None) -> RunResult:
+        """Blocks until the run is over; raises Unavailable if it cannot start."""
+        plan = self._plan
+        check_fds(_most_links(plan))
+        lock = RunLock(plan.state)
+        sockets = Sockets()
+        try:
+            server = ControlServer(sockets, plan.run.control, plan.run.updates)
+            self._supervisor = Supervisor(
+                plan.config,
+                self._clock,
+                log_level=self._log_level,
+                watch=server.watch,
+                unwatch=server.unwatch,
+            )
+            self._server = server
+            self._coordinator = Coordinator(RunState(plan.config), server, self._clock)
+            self._relay = Relay(_logs(plan), self._observer.on_line)
+            self._loop(timeout_s)
+        finally:
+            if hasattr(self, "_supervisor"):
+                self._end()
+            sockets.close_all()
+            shutil.rmtree(plan.run.root, ignore_errors=True)
+            lock.release()
+        result = self._result()
+        plan.stored.finish(result.outcome, result.exit_code)
+        return result
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def _loop(self, timeout_s: float | None) -> None:
+        members = self._supervisor.members.values()
+        while self._verdict is None and not all(m.finished for m in members):
+            self._supervisor.start_due()
+            self._server.wait(TURN_S)
+            self._coordinator.turn()
+            self._handle_deaths()
+            self._relay.turn()
+            self._supervisor.kill_stuck()
+            self._obey(timeout_s)
+            self._show()
+
+    def _handle_deaths(self) -> None:
+        for death in self._supervisor.reap():
+            slot = str(death.slot)
+            self._books.died(slot, death.counters)
+            if death.orderly and self._coordinator.state.phase == "finish":
+                continue
+            self._restarts[death.slot.stage] = self._restarts.get(death.slot.stage, 0) + 1
+            self._coordinator.died(slot, death.crash)
+            self._relay.turn()
+            self._observer.on_death(death)
+        looping = self._supervisor.crash_looping()
+        if looping is not None:
+            self._verdict = (
+                ExitCode.CRASH_LOOP,
+                f"{looping.slot} died {looping.fruitless} times before it had done anything:\n"
+                f"{looping.last_tail}",
+            )
+
+    def _obey(self, timeout_s: float | None) -> None:
+        """What the user, the clock and the replicas ask for."""
+        failures = self._coordinator.state.failures()
+        if failures:
+            report = failures[0]
+            self._verdict = (ExitCode.FAILED, f"{report.slot} failed: {report.error}")
+        elif self._stop_asked:
+            self._verdict = (ExitCode.FORCED, "stopped before everything was settled")
+        elif timeout_s is not None and self._clock.now_s() - self._began_s > timeout_s:
+            self._verdict = (ExitCode.TIMED_OUT, f"not finished after {timeout_s:g} s")
+        elif self._drain_asked:
+            self._coordinator.drain()
+
+    def _show(self) -> None:
+        phase = self._coordinator.state.phase
+        if phase != self._phase:
+            self._phase = phase
+            self._observer.on_phase(phase)
+        now_s = self._clock.now_s()
+        if now_s >= self._progress_due_s:
+            self._progress_due_s = now_s + PROGRESS_S
+            self._read_counters()
+            self._observer.on_progress(list(self._progress()), now_s - self._began_s)
+
+    def _read_counters(self) -> None:
+        for member in self._supervisor.living():
+            reading = self._supervisor.reading(member)
+            if reading is not None:
+                self._books.living(str(member.slot), reading.counters)
+
+    def _progress(self) -> Iterator[Progress]:
+        for stage in self._plan.config.stages:
+            totals = self._books.stage(stage.name)
+            views = [
+                self._coordinator.state.slots[str(Slot(stage.name, k))]
+                for k in range(stage.replicas)
+            ]
+            yield Progress(
+                stage=stage.name,
+                kind=stage.kind,
+                replicas=stage.replicas,
+                running=sum(view.state == "running" for view in views),
+                items=totals.get("processed", 0),
+                queued=totals.get("inbox", 0) + totals.get("queued", 0),
+                retrying=totals.get("retrying", 0),
+                restarts=self._restarts.get(stage.name, 0),
+                errors=totals.get("errors", 0),
+            )
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        """Kill what is left, close its books, pass on its last words."""
+        self._supervisor.kill_all()
+        for death in self._supervisor.reap():
+            self._books.died(str(death.slot), death.counters)
+        self._relay.finish()
+        self._show_last()
+
+    def _show_last(self) -> None:
+        elapsed_s = self._clock.now_s() - self._began_s
+        self._observer.on_progress(list(self._progress()), elapsed_s)
+
+    def _result(self) -> RunResult:
+        return make_result(
+            self._plan,
+            self._books,
+            verdict=self._verdict,
+            drained=self._drain_asked,
+            restarts=self._restarts,
+            seconds=self._clock.now_s() - self._began_s,
+        )
+
+
+def _logs(plan: Plan) -> Iterator[tuple[Slot, str, Path]]:
+    for stage in plan.config.stages:
+        for index in range(stage.replicas):
+            for stream in ("out", "err"):
+                yield Slot(stage.name, index), stream, plan.run.log(stage.number, index, stream)
+
+
+def _most_links(plan: Plan) -> int:
+    """The links of the best connected replica; the run's own process has fewer."""
+    config = plan.config
+    links = dict.fromkeys((stage.name for stage in config.stages), 0)
+    for edge in config.edges:
+        links[edge.source] += config.stage(edge.target).replicas
+        links[edge.target] += config.stage(edge.source).replicas
+    return max(*links.values(), sum(stage.replicas for stage in config.stages))

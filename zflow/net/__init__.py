@@ -1,0 +1,1 @@
+"""The sockets: the only importer of zmq."""

@@ -1,0 +1,114 @@
+"""The data sockets of one replica: carries out what the core asks, and hands it what arrives.
+
+Decides nothing about units. Under the reactor's lock; never blocks.
+"""
+
+from collections.abc import Callable
+
+import zmq
+
+from zflow.errors import ProtocolError
+from zflow.net.sockets import Sockets, drain
+from zflow.protocol.actions import Dial, Hangup, LinkKey, Reply, Send
+from zflow.wire import data
+from zflow.wire.codec import Parts
+
+IN_PER_STEP = 256  # messages; a step stays short, the rest waits for the next
+TRIP_WIRE = 4096  # messages on one PUSH; credit stops the sender long before
+
+FrameHandler = Callable[[data.Frame, Parts | None], None]
+
+
+class DataLinks:
+    """All data sockets of one replica."""
+
+    def __init__(self, sockets: Sockets, endpoints: Callable[[LinkKey], str]) -> None:
+        self._sockets = sockets
+        self._endpoint_of = endpoints
+        self._in: zmq.Socket[bytes] | None = None
+        self._ack: zmq.Socket[bytes] | None = None
+        self._out: dict[LinkKey, zmq.Socket[bytes]] = {}
+        self._back: dict[LinkKey, tuple[str, int, zmq.Socket[bytes]]] = {}
+        self.bad_frames = 0
+
+    def bind(self, in_endpoint: str | None, ack_endpoint: str | None) -> None:
+        """Bind before anything connects; a source has no `in`, a sink no `ack`."""
+        if in_endpoint is not None:
+            self._in = self._sockets.pull(in_endpoint)
+        if ack_endpoint is not None:
+            self._ack = self._sockets.pull(ack_endpoint)
+
+    def pollable(self) -> "list[zmq.Socket[bytes]]":
+        """What an idle data thread waits on."""
+        return [socket for socket in (self._ack, self._in) if socket is not None]
+
+    # -- out ---------------------------------------------------------------------------------
+
+    def dial(self, action: Dial) -> None:
+        """A fresh socket for the link; whatever the old one still held is gone with it."""
+        self.hangup(Hangup(action.link))
+        self._out[action.link] = self._sockets.push(self._endpoint_of(action.link), TRIP_WIRE)
+
+    def hangup(self, action: Hangup) -> None:
+        """Close the link's socket."""
+        old = self._out.pop(action.link, None)
+        if old is not None:
+            self._sockets.close(old)
+
+    def send(self, action: Send) -> bool:
+        """False if the socket does not take it now."""
+        socket = self._out.get(action.link)
+        if socket is None:
+            return False
+        parts: list[bytes | memoryview] = [data.encode(action.frame)]
+        if action.payload is not None:
+            parts += action.payload.parts  # type: ignore[attr-defined]
+        return _try_send(socket, parts)
+
+    def reply(self, action: Reply) -> bool:
+        """False if the socket does not take it now."""
+        known = self._back.get(action.link)
+        if known is None or known[:2] != (action.endpoint, action.incarnation):
+            if known is not None:
+                if known[1] > action.incarnation:
+                    return True  # an answer to a zombie is not worth a socket
+                self._sockets.close(known[2])
+            socket = self._sockets.push(action.endpoint, TRIP_WIRE)
+            known = self._back[action.link] = (action.endpoint, action.incarnation, socket)
+        return _try_send(known[2], [data.encode(action.frame)])
+
+    # -- in ----------------------------------------------------------------------------------
+
+    def receive(self, on_reply: FrameHandler, on_frame: FrameHandler) -> int:
+        """Hand over what has arrived, acknowledgements first; how many messages that was."""
+        count = 0
+        if self._ack is not None:
+            count += drain(self._ack, lambda parts: self._decode(parts, on_reply), IN_PER_STEP)
+        if self._in is not None:
+            count += drain(self._in, lambda parts: self._decode(parts, on_frame), IN_PER_STEP)
+        return count
+
+    def _decode(self, parts: list[bytes], handle: FrameHandler) -> None:
+        try:
+            frame = data.decode(parts[0])
+            payload = None
+            if type(frame) is data.Data:
+                data.check_parts(frame, parts[1:])
+                payload = Parts(list(parts[1:]))
+        except ProtocolError:
+            # Nobody in this run sends such a frame; the link notices the gap and dials again.
+            self.bad_frames += 1
+            return
+        handle(frame, payload)
+
+
+def _try_send(socket: "zmq.Socket[bytes]", parts: "list[bytes | memoryview]") -> bool:
+    try:
+        # Small parts are copied (cheaper than the bookkeeping of sharing them), large ones not.
+        if len(parts) == 1:
+            socket.send(parts[0], zmq.NOBLOCK)
+        else:
+            socket.send_multipart(parts, zmq.NOBLOCK, copy=len(parts) == 2)
+    except zmq.Again:
+        return False
+    return True

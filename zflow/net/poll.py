@@ -1,0 +1,32 @@
+"""Waiting for sockets and wake-ups at once."""
+
+import os
+from collections.abc import Iterable
+
+import zmq
+
+
+class Waiter:
+    """What one thread sleeps on; any thread may wake it."""
+
+    def __init__(self, sockets: "Iterable[zmq.Socket[bytes]]") -> None:
+        self._poller = zmq.Poller()
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._poller.register(self._event, zmq.POLLIN)
+        for socket in sockets:
+            self._poller.register(socket, zmq.POLLIN)
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until something arrives, `wake` is called, or the time is up."""
+        # Rounded up: waking a little late is one step, waking early is a spin until then.
+        for what, _ in self._poller.poll(int(max(0.0, timeout_s) * 1000 + 0.999)):
+            if what == self._event:
+                os.eventfd_read(self._event)
+
+    def wake(self) -> None:
+        """End the wait, or the next one."""
+        os.eventfd_write(self._event, 1)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        os.close(self._event)

@@ -1,0 +1,123 @@
+"""Where things lie: the run directory (sockets, locks, black boxes, logs) and the state directory.
+
+Decides names only, and makes private folders. A run directory is 0700, owned by this user and no
+symlink, or it is refused: whoever may write there could speak to the replicas.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zflow.errors import Unavailable
+from zflow.ids import Slot
+
+MAX_IPC_PATH_BYTES = 107  # sockaddr_un.sun_path, less the final zero
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """The files of one run that live as long as its processes. Stages are numbered, not named,
+    so that a long stage name cannot make a socket path too long."""
+
+    root: Path
+
+    def endpoint(self, stage_number: int, index: int, side: str) -> str:
+        """The ipc endpoint of a slot; side is `in` or `ack`."""
+        return f"ipc://{self.root}/s/{stage_number}-{index}.{side}"
+
+    @property
+    def control(self) -> str:
+        """Where the coordinator answers."""
+        return f"ipc://{self.root}/s/control"
+
+    @property
+    def updates(self) -> str:
+        """Where the coordinator publishes."""
+        return f"ipc://{self.root}/s/updates"
+
+    def black_box(self, stage_number: int, index: int, incarnation: int) -> Path:
+        """The black box of one incarnation."""
+        return self.root / "b" / f"{stage_number}-{index}.{incarnation}"
+
+    def lock(self, stage_number: int, index: int) -> Path:
+        """Held with flock by the process that is bound in this slot."""
+        return self.root / "l" / f"{stage_number}-{index}"
+
+    def log(self, stage_number: int, index: int, stream: str) -> Path:
+        """What a slot's processes wrote to `out` or `err`."""
+        return self.root / "o" / f"{stage_number}-{index}.{stream}"
+
+
+def make_private(path: Path) -> None:
+    """Make a 0700 folder, or accept it only if it is one, ours, and no symlink."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        raise Unavailable(f"{path} is not a folder")
+    if found.st_uid != os.getuid():
+        raise Unavailable(f"{path} belongs to user {found.st_uid}; it must be this user's own")
+    if stat.S_IMODE(found.st_mode) & 0o077:
+        raise Unavailable(f"{path} is open to other users; its mode must be 0700")
+
+
+def make_run_directory(state: Path, environment: Mapping[str, str]) -> RunDirectory:
+    """The run directory that belongs to a state directory; raises Unavailable if it is unsafe."""
+    digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]
+    runtime = environment.get("XDG_RUNTIME_DIR")
+    if runtime and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
+        root = Path(runtime) / f"zf-{digest}"
+    else:
+        root = Path("/tmp") / f"zf-{os.getuid()}-{digest}"
+    longest = RunDirectory(root).endpoint(999_999, 999_999, "ack")
+    if len(longest.removeprefix("ipc://").encode()) > MAX_IPC_PATH_BYTES:
+        raise Unavailable(
+            f"{root} is too long for sockets (at most {MAX_IPC_PATH_BYTES} bytes); "
+            "set XDG_RUNTIME_DIR to a shorter folder"
+        )
+    make_private(root)
+    for part in ("s", "b", "l", "o"):
+        make_private(root / part)
+    return RunDirectory(root)
+
+
+@dataclass(frozen=True, slots=True)
+class StateDirectory:
+    """The files of one run that outlive it: positions, dead letters, the code as it was."""
+
+    root: Path
+
+    def position(self, slot: Slot) -> Path:
+        """Where a source replica's position is kept."""
+        return self.root / "positions" / f"{slot.stage}-{slot.index}.sqlite"
+
+    def dead_letters(self, slot: Slot) -> Path:
+        """What a replica has given up."""
+        return self.dead_folder / f"{slot.stage}-{slot.index}.dead.sqlite"
+
+    @property
+    def dead_folder(self) -> Path:
+        """All dead letters of the run."""
+        return self.root / "dead"
+
+    @property
+    def code(self) -> Path:
+        """The topology file as it was when the run began."""
+        return self.root / "topology.py"
+
+    @property
+    def record(self) -> Path:
+        """What the run is and how it ended, as JSON."""
+        return self.root / "run.json"
+
+    def make(self) -> None:
+        """Make the folders, private."""
+        for folder in (self.root, self.root / "positions", self.dead_folder):
+            make_private(folder)
+
+
+def runs_folder(base: Path, topology: str) -> Path:
+    """Where the runs of one topology lie."""
+    return base / ".zflow" / topology

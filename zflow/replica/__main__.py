@@ -1,0 +1,102 @@
+"""`python -m zflow.replica`: what the supervisor executes. Not for people."""
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+
+from zflow import log
+from zflow.clock import Clock, Deadline
+from zflow.errors import ConfigError, Unavailable
+from zflow.ids import Slot
+from zflow.net.control import ControlClient
+from zflow.net.sockets import Sockets, check_fds
+from zflow.paths import RunDirectory
+from zflow.replica.assembly import Place
+from zflow.replica.life import Replica
+from zflow.replica.process import settle_in
+from zflow.wire import control
+
+SNAPSHOT_WITHIN_S = 30.0
+ASK_EVERY_S = 1.0
+EXIT_FAILED = 70  # the process says itself that it cannot go on; stderr says why
+
+
+def main() -> int:
+    """Live one replica's life; the exit code is 0 only after an orderly end."""
+    arguments = _parse()
+    slot = Slot.parse(arguments.slot)
+    log.configure(arguments.log_level, str(slot))
+    clock = Clock()
+    sockets = Sockets()
+    try:
+        settle_in(arguments.parent)
+        client = ControlClient(sockets, *_endpoints(arguments.run))
+        snapshot = _snapshot(client, slot, arguments.incarnation, clock)
+        place = Place(
+            config=snapshot.config,
+            slot=slot,
+            incarnation=arguments.incarnation,
+            crashes=tuple(snapshot.crashes),
+        )
+        _make_importable(place)
+        check_fds(_links_of(place))
+        Replica(place, snapshot, sockets, clock).run(client)
+    except (ConfigError, Unavailable) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
+        return EXIT_FAILED
+    except Exception:  # noqa: BLE001 - the border around the user's import, open() and close()
+        traceback.print_exc()
+        return EXIT_FAILED
+    finally:
+        sockets.close_all()
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m zflow.replica", description=__doc__)
+    parser.add_argument("--run", required=True, type=Path, help="the run directory")
+    parser.add_argument("--slot", required=True, help="stage/index")
+    parser.add_argument("--incarnation", required=True, type=int)
+    parser.add_argument("--parent", required=True, type=int, help="pid of the supervisor")
+    parser.add_argument("--log-level", default="WARNING")
+    return parser.parse_args()
+
+
+def _endpoints(run: Path) -> tuple[str, str]:
+    directory = RunDirectory(run)
+    return directory.control, directory.updates
+
+
+def _snapshot(
+    client: ControlClient, slot: Slot, incarnation: int, clock: Clock
+) -> control.Snapshot:
+    """Ask for the configuration until it comes."""
+    deadline = Deadline(clock, SNAPSHOT_WITHIN_S)
+    while not deadline.passed():
+        client.send(control.Register(str(slot), incarnation, os.getpid()))
+        client.wait(ASK_EVERY_S)
+        for message in client.receive():
+            if isinstance(message, control.Snapshot):
+                return message
+    raise Unavailable(f"no configuration within {SNAPSHOT_WITHIN_S:g} s")
+
+
+def _make_importable(place: Place) -> None:
+    """Stages may import what lies beside their topology, at any time."""
+    path = place.config.target.path
+    folder = str(Path(path).parent) if path else str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+def _links_of(place: Place) -> int:
+    config, name = place.config, place.slot.stage
+    into = sum(config.stage(e.source).replicas for e in config.edges if e.target == name)
+    out = sum(config.stage(e.target).replicas for e in config.edges if e.source == name)
+    return into + out
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""Puts one replica together from its configuration: core, sockets, user code, worker.
+
+Decides which part gets which setting. Starts nothing and opens no socket.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from zflow.config import parse_parameters
+from zflow.errors import InternalError
+from zflow.hashing import text_hash64
+from zflow.ids import Slot, new_token
+from zflow.loader import Loaded, load, load_source
+from zflow.paths import RunDirectory, StateDirectory
+from zflow.protocol.actions import LinkKey
+from zflow.protocol.core import Core, CoreSettings, OriginSettings
+from zflow.protocol.inbox import InboxSettings
+from zflow.protocol.outbox import EdgeSettings
+from zflow.protocol.sender import Identity
+from zflow.replica.context import Context
+from zflow.replica.emit import Emitter, Route
+from zflow.replica.source import SourceWorker
+from zflow.replica.userside import UserCode, build, source_begin
+from zflow.replica.worker import BatchSinkWorker, Bench, StageWorker, Worker, YieldWorker
+from zflow.stages import StageDecl
+from zflow.state.deadletter import read_dead_letters
+from zflow.state.positions import Position
+from zflow.topology import Declared
+from zflow.wire.codec import PickleCodec, load_item
+from zflow.wire.control import REDRIVE, RunConfig, StageConfig
+from zflow.wire.data import Crash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Which replica this is, and what it was told."""
+
+    config: RunConfig
+    slot: Slot
+    incarnation: int
+    crashes: tuple[Crash, ...]
+
+    @property
+    def stage(self) -> StageConfig:
+        """The stage's own configuration."""
+        return self.config.stage(self.slot.stage)
+
+    @property
+    def run(self) -> RunDirectory:
+        """Where the sockets are."""
+        return RunDirectory(Path(self.config.run_directory))
+
+    @property
+    def state(self) -> StateDirectory:
+        """Where the positions and dead letters are."""
+        return StateDirectory(Path(self.config.state_directory))
+
+    def endpoint(self, slot: Slot, side: str) -> str:
+        """The endpoint of any slot of the run."""
+        return self.run.endpoint(self.config.stage(slot.stage).number, slot.index, side)
+
+    def endpoint_of_link(self, key: LinkKey) -> str:
+        """Where the receiver of a link is bound."""
+        return self.endpoint(Slot.parse(key[1]), "in")
+
+
+def load_topology(config: RunConfig) -> Loaded:
+    """The user's topology, from the snapshot of its file if there is one."""
+    target = config.target
+    if target.path is None or target.source_file is None:
+        return load(target.target)
+    source = Path(target.source_file).read_bytes()
+    return load_source(source, Path(target.path), target.attribute, target=target.target)
+
+
+def make_core(place: Place, position: Position | None) -> Core:
+    """The core of this replica, knowing all its neighbours."""
+    config, me = place.config, str(place.slot)
+    incoming = [edge for edge in config.edges if edge.target == place.slot.stage]
+    identity = Identity(
+        run_id=config.run_id,
+        slot=me,
+        incarnation=place.incarnation,
+        ack_endpoint=place.endpoint(place.slot, "ack"),
+        generation=config.generation,
+        codec=PickleCodec.name,
+    )
+    inbox = InboxSettings(
+        run_id=config.run_id,
+        slot=me,
+        incarnation=place.incarnation,
+        generation=config.generation,
+        codec=PickleCodec.name,
+        edges=frozenset(edge.edge for edge in incoming),
+        window_items=min((edge.window_items for edge in incoming), default=1),
+        window_bytes=min((edge.window_bytes for edge in incoming), default=1),
+        crashes=place.crashes,
+    )
+    settings = CoreSettings(
+        identity=identity,
+        inbox=inbox,
+        edges=tuple(_edges_out(config, place.slot.stage)),
+        upstream=sum(config.stage(edge.source).replicas for edge in incoming),
+    )
+    origin = None
+    if position is not None:
+        number = text_hash64(place.slot.stage, str(place.slot.index), str(position.birth))
+        origin = OriginSettings(origin=number, stage=place.slot.stage, low=first_low(position))
+    return Core(settings, codec=PickleCodec(), new_token=new_token, random=Random(), origin=origin)
+
+
+def first_low(position: Position) -> int:
+    """Where a source begins: a source with places of its own begins at one of them."""
+    mark = position.mark
+    if mark is not None and mark.place is not None and not position.ended:
+        return mark.end
+    return position.low
+
+
+def _edges_out(config: RunConfig, stage: str) -> Iterator[EdgeSettings]:
+    for edge in config.edges:
+        if edge.source == stage:
+            target = config.stage(edge.target)
+            yield EdgeSettings(
+                edge=edge.edge,
+                label=edge.label,
+                stage=edge.target,
+                targets=tuple(str(Slot(edge.target, k)) for k in range(target.replicas)),
+                at_most_once=edge.delivery == "at_most_once",
+                window_items=edge.window_items,
+                window_bytes=edge.window_bytes,
+                retries=target.retries,
+                backoff_s=target.backoff_s,
+                max_crashes=target.max_crashes,
+                on_error=target.on_error,
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """The user's side of this replica; nothing of it for a source of dead letters."""
+
+    declared: Declared | None
+    decl: StageDecl | None
+    code: UserCode | None
+    parameters: dict[str, Any]
+    context: Context
+
+
+def load_user(place: Place) -> User:
+    """Import the topology and make the stage's instance; whatever the user's code raises."""
+    name, config = place.slot.stage, place.config
+    labels = {edge.edge: edge.label for edge in config.edges}
+    if name.startswith(REDRIVE):
+        context = Context(name, place.slot.index, {}, labels)
+        return User(declared=None, decl=None, code=None, parameters={}, context=context)
+    declared = load_topology(config).topology.declared()
+    parameters = parse_parameters(declared, config.parameters).get(name, {})
+    decl = declared.stage(name)
+    context = Context(name, place.slot.index, parameters, labels)
+    code = build(decl, parameters, context)
+    return User(declared=declared, decl=decl, code=code, parameters=parameters, context=context)
+
+
+def make_emitter(place: Place, user: User) -> Emitter:
+    """The outgoing edges with the user's own `when=`."""
+    predicates: dict[str, Callable[[Any], object] | None] = {}
+    if user.declared is not None:
+        predicates = {edge.label: edge.when for edge in user.declared.edges}
+    return Emitter(
+        [
+            Route(edge=edge.edge, output=edge.output, when=predicates.get(edge.label))
+            for edge in place.config.edges
+            if edge.source == place.slot.stage
+        ]
+    )
+
+
+def make_worker(
+    place: Place,
+    user: User,
+    bench: Bench,
+    position: Position | None,
+    failed: Callable[[BaseException], None],
+) -> Worker:
+    """What runs the user's code: a source, a generator, a plain function, or a sink."""
+    if position is not None:
+        return _source_worker(place, user, bench, position, failed)
+    decl, code = user.decl, user.code
+    if decl is None or code is None:
+        raise InternalError(f"{place.slot} has neither a position nor user code")
+    kind: type[StageWorker] = StageWorker
+    if decl.kind == "sink" and decl.is_class:
+        kind = BatchSinkWorker
+    elif decl.is_generator:
+        kind = YieldWorker
+    return kind(
+        bench,
+        code.call,
+        retry_on=decl.options.retry_on,
+        positioned=decl.is_class,
+        is_sink=decl.kind == "sink",
+    )
+
+
+def _source_worker(
+    place: Place,
+    user: User,
+    bench: Bench,
+    position: Position,
+    failed: Callable[[BaseException], None],
+) -> SourceWorker:
+    stage = place.stage
+    begin = _redrive(place)
+    skips, where = True, None
+    if user.decl is not None and user.code is not None:
+        instance = user.code.instance
+        where = getattr(instance, "position", None)
+        skips = not user.decl.takes_resume
+        begin = source_begin(
+            user.decl, user.code, partition=place.slot.index, partitions=stage.replicas
+        )
+    return SourceWorker(
+        bench,
+        begin,
+        position=position,
+        skips=skips,
+        place=where,
+        retries=stage.retries,
+        backoff_s=stage.backoff_s,
+        failed=failed,
+    )
+
+
+def _redrive(place: Place) -> Callable[[Any], Iterator[Any]]:
+    """A source of dead letters, in the order in which they were chosen."""
+    wanted = place.config.redrive.get(place.slot.stage, [])
+
+    def begin(_: Any) -> Iterator[Any]:
+        folder = place.state.dead_folder
+        letters = {stored.id: stored.letter.item for stored in read_dead_letters(folder)}
+        for letter_id in wanted:
+            raw = letters[letter_id]
+            if raw is not None:
+                yield load_item(raw)
+
+    return begin

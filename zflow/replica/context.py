@@ -1,0 +1,60 @@
+"""What a class stage can ask about the item in its hands: `self.context`.
+
+Decides nothing. Looked up when asked, so that a stage which never asks pays nothing.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from zflow.protocol.inbox import Portion
+from zflow.wire.run import Run
+
+
+class Context:
+    """Set on the instance before `open()`; valid in the data thread only."""
+
+    def __init__(
+        self, stage: str, replica: int, parameters: Mapping[str, Any], edges: Mapping[int, str]
+    ) -> None:
+        self.stage = stage
+        self.replica = replica
+        self.parameters = dict(parameters)
+        self.logger = logging.getLogger(f"zflow.user.{stage}")
+        self._edges = dict(edges)
+        self._portion: Portion | None = None
+        self._position = 0
+
+    def at(self, portion: Portion | None, position: int) -> None:
+        """The replica's own: which item is in hand."""
+        self._portion = portion
+        self._position = position
+
+    def _here(self) -> tuple[Run, int]:
+        if self._portion is None:
+            raise RuntimeError("context.attempt and context.item_id exist only while an item runs")
+        position = self._position
+        for run in self._portion.runs:
+            if position < run.n:
+                return run, position
+            position -= run.n
+        raise RuntimeError("no item at this position")
+
+    @property
+    def attempt(self) -> int:
+        """0 for the first call with this item, then 1, 2, ..."""
+        return self._here()[0].attempt
+
+    @property
+    def item_id(self) -> str:
+        """The same for the same item whatever is retried, restarted or replayed."""
+        run, position = self._here()
+        origin, oseq, path, index = run.unit(position)
+        return f"{origin:016x}-{oseq}-{path:016x}-{index}"
+
+    @property
+    def edge(self) -> str:
+        """The label of the edge the item came on."""
+        if self._portion is None:
+            raise RuntimeError("context.edge exists only while an item runs")
+        return self._edges[self._portion.link.key[0]]

@@ -1,0 +1,343 @@
+"""One process of one stage, from its configuration to its last word.
+
+Decides the order of its life: BOUND -> CONNECTED -> RUNNING -> FINISHED, or FAILED. All slots bind
+before any connects, and all are connected before a source starts. The data thread is this one;
+the other is in `controller`.
+"""
+
+import logging
+import os
+import sys
+from typing import Any
+
+from zflow.clock import Clock
+from zflow.errors import InternalError
+from zflow.net.control import ControlClient
+from zflow.net.links import DataLinks
+from zflow.net.poll import Waiter
+from zflow.net.sockets import Sockets
+from zflow.protocol.actions import Bury, Fail, Retire
+from zflow.replica.assembly import Place, User, load_user, make_core, make_emitter, make_worker
+from zflow.replica.controller import AWAY_S, Controller
+from zflow.replica.counters import Counters
+from zflow.replica.keeper import Keeper
+from zflow.replica.process import SlotLock
+from zflow.replica.reactor import Reactor
+from zflow.replica.source import SourceWorker
+from zflow.replica.userside import close_stage, open_stage
+from zflow.replica.worker import Bench, Worker, describe
+from zflow.state.blackbox import BlackBox
+from zflow.state.deadletter import DeadLetter
+from zflow.state.positions import PositionFile
+from zflow.wire import control
+from zflow.wire.codec import dump_item
+
+_LOG = logging.getLogger("zflow.replica")
+
+IDLE_S = 1.0  # an idle data thread looks up at least this often
+POSITION_EVERY_S = 0.1
+MAX_SHOWN_CHARS = 2000
+PHASE = {name: number for number, name in enumerate(control.PHASES)}
+
+
+class Replica:
+    """Everything of one replica. Made and run by the data thread."""
+
+    def __init__(
+        self, place: Place, snapshot: control.Snapshot, sockets: Sockets, clock: Clock
+    ) -> None:
+        stage, slot, run = place.stage, place.slot, place.run
+        self.place = place
+        self._clock = clock
+        self._sockets = sockets
+        self._update = snapshot.number
+        self._phase = PHASE[snapshot.phase]
+        self._probe = snapshot.probe
+        self._state = "registered"
+        self._failure = ""
+        self._retired = False
+        self._parent = os.getppid()
+        self._lock = SlotLock(run.lock(stage.number, slot.index))
+        position_file = None
+        self._position = None
+        if stage.kind == "source":
+            position_file = PositionFile(place.state.position(slot))
+            self._position = position_file.load()
+        self._core = make_core(place, self._position)
+        self._links = DataLinks(sockets, place.endpoint_of_link)
+        self._reactor = Reactor(
+            self._core,
+            self._links,
+            clock,
+            on_bury=self._on_bury,
+            on_fail=self._on_fail,
+            on_retire=self._on_retire,
+        )
+        self._counters = Counters(self._core, is_sink=stage.kind == "sink")
+        box = run.black_box(stage.number, slot.index, place.incarnation)
+        self._black_box = BlackBox(box, self._counters.names())
+        self._bind()
+        self._waiter = Waiter(self._links.pollable())
+        dead_path = place.state.dead_letters(slot)
+        self._keeper = Keeper(dead_path, position_file, clock, self._waiter.wake)
+        self._position_asked: tuple[int, bool] | None = None
+        self._position_due_s = 0.0
+        self._counted = -1
+        self._report: control.Report | None = None
+        self._controller: Controller | None = None
+        self._source: SourceWorker | None = None
+
+    def _bind(self) -> None:
+        place = self.place
+        here = place.slot
+        takes = any(edge.target == here.stage for edge in place.config.edges)
+        gives = any(edge.source == here.stage for edge in place.config.edges)
+        self._links.bind(
+            place.endpoint(here, "in") if takes else None,
+            place.endpoint(here, "ack") if gives else None,
+        )
+
+    # -- the data thread ---------------------------------------------------------------------
+
+    def run(self, client: ControlClient) -> None:
+        """Live until the run is over; raises what the user's import, open() or close() raises."""
+        register = control.Register(str(self.place.slot), self.place.incarnation, os.getpid())
+        controller = Controller(client, self, register, self._clock)
+        self._controller = controller
+        controller.start()
+        try:
+            user = load_user(self.place)
+            worker = self._make_worker(user)
+            instance = user.code.instance if user.code is not None else None
+            if self._source is None:
+                open_stage(instance)
+            self._enter("bound")
+            self._until_connected()
+            self._work(worker)
+            self._finish(instance)
+        except BaseException as error:
+            self._failure = self._failure or "".join(describe(error))
+            raise
+        finally:
+            controller.stop()
+
+    def _make_worker(self, user: User) -> Worker:
+        assert self._controller is not None
+        bench = Bench(
+            reactor=self._reactor,
+            black_box=self._black_box,
+            counters=self._counters,
+            emitter=make_emitter(self.place, user),
+            context=user.context,
+            clock=self._clock,
+            entered=self._controller.entered,
+        )
+        worker = make_worker(self.place, user, bench, self._position, self._on_source_failed)
+        if isinstance(worker, SourceWorker):
+            self._source = worker
+        return worker
+
+    def _until_connected(self) -> None:
+        while self._phase < PHASE["connect"]:
+            self._wait()
+        with self._reactor.lock:
+            self._core.connect(self._clock.now_s())
+        while not self._core.connected() and self._phase < PHASE["finish"]:
+            self._turn()
+            self._wait()
+        self._enter("connected")
+        while self._phase < PHASE["run"]:
+            self._turn()
+            self._wait()
+        self._enter("running")
+
+    def _work(self, worker: Worker) -> None:
+        while self._phase < PHASE["finish"] and not self._retired:
+            if self._source is not None:
+                self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
+            worked = worker.slice()
+            self._turn()
+            if not worked and not self._has_work():
+                self._wait()
+
+    def _has_work(self) -> bool:
+        core = self._core
+        return bool(core.inbox.parcels) and not core.full()
+
+    def _wait(self) -> None:
+        """Sleep until something arrives or a timer is due."""
+        due_s = self._core.due_s()
+        if self._source is not None:
+            due_s = min(due_s, self._source.due_s())
+        self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
+
+    def _turn(self) -> None:
+        with self._reactor.lock:
+            self._step()
+
+    def _step(self) -> None:
+        """A reactor step and what belongs to it. Under the lock, from either thread."""
+        while self._keeper.done:
+            self._core.buried(self._keeper.done.popleft())
+        self._reactor.step()
+        if self._source is not None:
+            self._keep_position()
+        self._count()
+        self._review()
+
+    def _finish(self, instance: Any) -> None:
+        """Refuse new, all is in: say BYE, close the user's instance, leave the books."""
+        if self._retired:
+            return
+        with self._reactor.lock:
+            if not self._core.settled():
+                raise InternalError(f"{self.place.slot} was told to finish with units open")
+            self._core.finish()
+            self._reactor.perform()
+        close_stage(instance)
+        self._keeper.close()
+        self._enter("finished")
+        self._black_box.count(self._counters.values())
+
+    # -- what a step does beside the sockets -------------------------------------------------
+
+    def _keep_position(self) -> None:
+        """Ask for the newest low mark to be stored: lazily, and at once at the end."""
+        source, origin = self._source, self._core.origin
+        assert source is not None and origin is not None
+        ended = source.ended and origin.empty()
+        row = (origin.low, ended)
+        if row == self._position_asked:
+            return
+        now_s = self._clock.now_s()
+        if now_s >= self._position_due_s or (self._core.source_ended and origin.empty()):
+            self._position_due_s = now_s + POSITION_EVERY_S
+            self._position_asked = row
+            self._keeper.store_position(origin.low, ended=ended, mark=source.mark())
+
+    def _count(self) -> None:
+        values = self._counters.values()
+        self._black_box.count(values)
+
+    def _review(self) -> None:
+        """Tell the coordinator when what it waits for has changed."""
+        ended = self._core.quiet()
+        settled = ended and self._core.settled() and self._position_is_stored()
+        report = control.Report(
+            str(self.place.slot),
+            self.place.incarnation,
+            "failed" if self._failure else self._state,
+            ended,
+            settled,
+            self._activity() if settled else 0,
+            self._probe,
+            self._failure,
+        )
+        if report != self._report:
+            self._report = report
+            if self._controller is not None:
+                self._controller.nudge()
+
+    def _position_is_stored(self) -> bool:
+        origin = self._core.origin
+        return origin is None or (self._keeper.stored_low >= origin.low and self._keeper.idle())
+
+    def _activity(self) -> int:
+        sent = sum(outbox.ledger.sent for outbox in self._core.outboxes.values())
+        return self._counters.received + sent
+
+    def _enter(self, state: str) -> None:
+        self._state = state
+        with self._reactor.lock:
+            self._review()
+
+    # -- called by the control thread --------------------------------------------------------
+
+    def on_message(self, message: control.Message) -> None:
+        """An update or a snapshot."""
+        if isinstance(message, control.Update):
+            if message.number > self._update + 1 and self._controller is not None:
+                self._controller.register_again()
+            self._update = max(self._update, message.number)
+            if message.crash is not None:
+                with self._reactor.lock:
+                    self._core.on_crash(message.crash, self._clock.now_s())
+        elif isinstance(message, control.Snapshot):
+            self._update = max(self._update, message.number)
+        else:
+            return
+        self._phase = max(self._phase, PHASE[message.phase])
+        self._probe = max(self._probe, message.probe)
+        self._waiter.wake()
+
+    def step_for(self, away_s: float) -> None:
+        """User code has the data thread: take a step for it, if there is reason enough."""
+        source, core = self._source, self._core
+        waiting = (source is not None and source.waiting()) or any(
+            outbox.queued for outbox in core.outboxes.values()
+        )
+        if away_s < AWAY_S and not waiting:
+            return
+        with self._reactor.lock:
+            if source is not None and source.waiting():
+                source.collect(self._clock.now_ns())
+            self._step()
+
+    def report(self) -> control.Report | None:
+        """The newest."""
+        return self._report
+
+    def beat(self) -> None:
+        """The process lives."""
+        self._black_box.beat(self._clock.now_ns())
+
+    def parent_lives(self) -> bool:
+        """The supervisor started this process and is its parent as long as it lives."""
+        return os.getppid() == self._parent
+
+    # -- called under the reactor's lock -----------------------------------------------------
+
+    def _on_bury(self, action: Bury) -> None:
+        origin, oseq, path, index = action.run.unit(0)
+        letter = DeadLetter(
+            origin=f"{origin:016x}",
+            oseq=oseq,
+            path=f"{path:016x}",
+            index=index,
+            stage=action.stage,
+            edge=action.edge,
+            attempts=action.attempts,
+            code=action.code,
+            error_class=action.error_class,
+            error=action.error,
+            item=dump_item(action.item),
+            shown=_shown(action.item),
+            maybe_applied=action.maybe_applied,
+            buried_at_s=self._clock.wall_s(),
+        )
+        _LOG.warning(
+            "dead letter: %s gave up an item after %d attempts: %s",
+            action.stage,
+            action.attempts,
+            action.error.strip().rpartition("\n")[2],
+        )
+        self._keeper.bury(action.ticket, letter)
+
+    def _on_fail(self, action: Fail) -> None:
+        self._failure = f"{action.stage} failed on an item (on_error='fail'):\n{action.error}"
+
+    def _on_retire(self, action: Retire) -> None:
+        _LOG.warning("incarnation %d of this slot is known: ending", action.current)
+        self._retired = True
+
+    def _on_source_failed(self, error: BaseException) -> None:
+        self._failure = describe(error)[1]
+        print(self._failure, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
+
+
+def _shown(item: Any) -> str:
+    try:
+        text = repr(item)
+    except Exception as error:  # noqa: BLE001 - the user's own __repr__
+        text = f"<{type(item).__name__}: its repr raised {type(error).__name__}>"
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."

@@ -1,0 +1,226 @@
+"""Runs a source: pulls items out of the user's generator and hands them to the core.
+
+Decides how many items to pull before looking up, and where to begin again. The generator may
+block for ever: what it has yielded lies in a deque that the control thread can empty meanwhile.
+"""
+
+import itertools
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from zflow.errors import StageError
+from zflow.replica.emit import WhenError
+from zflow.replica.worker import SLICE_NS, Bench, describe
+from zflow.state.positions import Mark, Position
+from zflow.wire.codec import checksum_bytes, dump_item, load_item
+
+CHUNK_NS = 250_000  # what is pulled before it is sent
+MAX_CHUNK_ITEMS = 1024
+MAX_BACKOFF_S = 30.0
+SKIP_ITEMS = 65_536
+
+_END = object()
+
+
+class SourceChanged(StageError):
+    """The replayed source does not give the item that was settled at that place."""
+
+
+def checksum(item: Any) -> int:
+    """32 bits of an item, never 0; 0 if the item has no stable bytes."""
+    raw = checksum_bytes(item)
+    return 0 if raw is None else zlib.crc32(raw) or 1
+
+
+class SourceWorker:
+    """One source replica.
+
+    begin: makes a fresh iterator; its argument is the number of settled items, or the source's
+    own position. skips: the iterator begins at 0 whatever it is told, so settled items are read
+    and thrown away. place: the source's `position()`, or None.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        begin: Callable[[Any], Iterator[Any]],
+        *,
+        position: Position,
+        skips: bool,
+        place: Callable[[], Any] | None,
+        retries: int,
+        backoff_s: float,
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self.bench = bench
+        self.ended = position.ended
+        self.draining = False
+        self._begin = begin
+        self._position = position
+        self._skips = skips
+        self._place = place
+        self._retries = retries
+        self._backoff_s = backoff_s
+        self._failed = failed
+        self._raised = 0
+        self._again_s = 0.0
+        self._chunk = 1
+        self._iterator: Iterator[Any] | None = None
+        self._pulled: deque[Any] = deque()
+
+    # -- pulling -----------------------------------------------------------------------------
+
+    def slice(self) -> bool:
+        """Pull and send for about 2 ms; False if there is nothing to pull now."""
+        bench = self.bench
+        core = bench.reactor.core
+        began_ns = now_ns = bench.clock.now_ns()
+        worked = False
+        while now_ns - began_ns < SLICE_NS:
+            if self.ended or self.draining or now_ns / 1e9 < self._again_s or core.full():
+                core.source_ended = self.ended or self.draining
+                break
+            worked = True
+            self._pull()
+            ended_ns = bench.clock.now_ns()
+            with bench.reactor.lock:
+                items = list(self._pulled)
+                self._pulled.clear()
+                self._hand_over(items, ended_ns)
+                bench.counters.busy_ns += ended_ns - now_ns
+                core.source_ended = self.ended
+                bench.reactor.flush()
+            self._adapt(len(items), ended_ns - now_ns)
+            now_ns = bench.clock.now_ns()
+        return worked
+
+    def _pull(self) -> None:
+        """The user's code; the only place where a source can block."""
+        self.bench.entered(True)
+        try:
+            if self._iterator is None:
+                self._iterator = self._start()
+            self._pulled.extend(itertools.islice(self._iterator, self._chunk))
+        except (Exception, SystemExit) as error:
+            self._iterator = None
+            self._raise_or_retry(error)
+        finally:
+            self.bench.entered(False)
+
+    def _adapt(self, items: int, took_ns: int) -> None:
+        """Pull as much as 250 microseconds give; at once one by one where the source is slow."""
+        if items:
+            fitting = self._chunk * CHUNK_NS // max(took_ns, 1)
+            self._chunk = max(1, min(4 * self._chunk, fitting, MAX_CHUNK_ITEMS))
+
+    def collect(self, now_ns: int) -> None:
+        """Hand over what has been yielded while the generator still runs. Under the lock, from
+        the control thread: one by one, since the other thread may be adding."""
+        count = len(self._pulled)
+        self._hand_over([self._pulled.popleft() for _ in range(count)], now_ns)
+
+    def waiting(self) -> bool:
+        """Something has been yielded and not been handed over."""
+        return bool(self._pulled)
+
+    # -- handing over ------------------------------------------------------------------------
+
+    def _hand_over(self, items: list[Any], now_ns: int) -> None:
+        if items and items[-1] is _END:
+            items.pop()
+            self.ended = True
+        if not items:
+            return
+        bench = self.bench
+        if bench.emitter.must_copy(items):
+            self._chunk = 1
+            items = bench.emitter.kept(items)
+        bench.counters.received += len(items)
+        try:
+            outputs = bench.emitter.route(items)
+        except WhenError as error:
+            self._around(items, error.position, error.__cause__ or error, now_ns)
+            return
+        bench.reactor.core.produced(outputs, len(items), now_ns, self._mark(items[-1]))
+        bench.counters.processed += len(items)
+        self._raised = 0
+
+    def _around(self, items: list[Any], at: int, error: BaseException, now_ns: int) -> None:
+        self._hand_over(items[:at], now_ns)
+        self.bench.counters.errors += 1
+        core = self.bench.reactor.core
+        core.produced_bad("final", *describe(error), self._mark(items[at]))
+        self._hand_over(items[at + 1 :], now_ns)
+
+    def _mark(self, last: Any) -> tuple[int, bytes | None]:
+        place = dump_item(self._place()) if self._place is not None else None
+        return checksum(last), place
+
+    def mark(self) -> Mark | None:
+        """The newest settled mark, as it is stored."""
+        origin = self.bench.reactor.core.origin
+        if origin is None or origin.mark is None:
+            return None
+        end, (value, place) = origin.mark
+        return Mark(end=end, checksum=value, place=place)
+
+    # -- beginning again ---------------------------------------------------------------------
+
+    def _start(self) -> Iterator[Any]:
+        """An iterator that stands behind the items which were yielded before, then `_END`."""
+        origin = self.bench.reactor.core.origin
+        assert origin is not None
+        mark = self.mark() or self._position.mark
+        if self._place is not None:
+            place = load_item(mark.place) if mark is not None and mark.place is not None else None
+            iterator = self._begin(place)
+            self._skip(iterator, origin.next - (mark.end if mark is not None else 0), None)
+        elif self._skips:
+            iterator = self._begin(0)
+            self._skip(iterator, origin.next, mark)
+        else:
+            iterator = self._begin(origin.next)
+        return itertools.chain(iterator, (_END,))
+
+    def _skip(self, iterator: Iterator[Any], count: int, mark: Mark | None) -> None:
+        """Read `count` settled items again, and compare the one that left a checksum."""
+        done = 0
+        check = mark.end if mark is not None and mark.checksum and mark.end <= count else 0
+        for stop in (check, count):
+            last: deque[Any] = deque(maxlen=1)
+            while done < stop:
+                step = min(SKIP_ITEMS, stop - done)
+                last.extend(itertools.islice(iterator, step))
+                done += step
+            if stop == check and check and mark is not None:
+                found = checksum(last[0]) if last else 0
+                if found != mark.checksum:
+                    raise SourceChanged(
+                        f"the source changed: item {check - 1} is not the one that was settled "
+                        "before; a source must give the same items again, or take `resume`"
+                    )
+
+    def _raise_or_retry(self, error: BaseException) -> None:
+        bench = self.bench
+        bench.counters.errors += 1
+        if isinstance(error, SourceChanged) or self._raised >= self._retries:
+            self._failed(error)
+            return
+        wait_s = min(MAX_BACKOFF_S, self._backoff_s * 2.0**self._raised)
+        self._raised += 1
+        self._again_s = bench.clock.now_s() + wait_s
+        bench.context.logger.warning(
+            "the source raised %s: %s; it starts again in %.1f s (%d of %d)",
+            type(error).__name__,
+            error,
+            wait_s,
+            self._raised,
+            self._retries,
+        )
+
+    def due_s(self) -> float:
+        """When a source that raised is called again."""
+        waiting = self._again_s > self.bench.clock.now_s()
+        return self._again_s if waiting else float("inf")

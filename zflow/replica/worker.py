@@ -1,0 +1,319 @@
+"""Runs the user's stage and sink code, slice by slice, and tells the core what became of it.
+
+Decides how long a slice is and whose fault an exception is. User code runs outside the lock;
+everything told to the core happens under it.
+"""
+
+import itertools
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zflow.clock import Clock
+from zflow.errors import StageError
+from zflow.protocol.inbox import Portion
+from zflow.protocol.task import Task
+from zflow.replica.context import Context
+from zflow.replica.counters import Counters
+from zflow.replica.emit import Emitter, WhenError
+from zflow.replica.reactor import Reactor
+from zflow.state.blackbox import BlackBox
+from zflow.state.latency import bucket_of
+
+SLICE_NS = 2_000_000
+MAX_SLICE_ITEMS = 8192
+STREAM_ITEMS = 1024  # outputs of one input kept back before they may leave early
+MAX_RUNS_PER_SLICE = 512  # what the black box can name
+MAX_TRACEBACK_CHARS = 4000
+
+
+class Worker(Protocol):
+    """What the data thread drives."""
+
+    def slice(self) -> bool:
+        """Run user code for about 2 ms; False if there was nothing to run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What every worker works with."""
+
+    reactor: Reactor
+    black_box: BlackBox
+    counters: Counters
+    emitter: Emitter
+    context: Context
+    clock: Clock
+    entered: Callable[[bool], None]  # tells the control thread that user code begins or ends
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """(class name, traceback from the user's own frames on)."""
+    frames = error.__traceback__
+    while frames is not None and "/zflow/replica/" in frames.tb_frame.f_code.co_filename:
+        frames = frames.tb_next
+    text = "".join(traceback.format_exception(type(error), error, frames))
+    return type(error).__name__, text[-MAX_TRACEBACK_CHARS:]
+
+
+class StageWorker:
+    """Functions and `process` methods that return one item or None, and function sinks.
+
+    call: takes an item. positioned: the code reads `self.context`, so it must know each item.
+    """
+
+    def __init__(
+        self,
+        bench: Bench,
+        call: Callable[[Any], Any],
+        *,
+        retry_on: tuple[type[Exception], ...],
+        positioned: bool,
+        is_sink: bool,
+    ) -> None:
+        self.bench = bench
+        self._call = call
+        self._retry_on = retry_on
+        self._positioned = positioned
+        self._is_sink = is_sink
+
+    # -- one slice ---------------------------------------------------------------------------
+
+    def slice(self) -> bool:
+        """Portions until 2 ms are used up or nothing is left."""
+        clock = self.bench.clock
+        began_ns = clock.now_ns()
+        now_ns = began_ns
+        worked = False
+        while now_ns - began_ns < SLICE_NS:
+            portion = self._take(now_ns)
+            if portion is None:
+                break
+            worked = True
+            self.bench.entered(True)
+            self._run(portion)
+            self.bench.entered(False)
+            ended_ns = clock.now_ns()
+            self._account(portion, now_ns, ended_ns)
+            now_ns = ended_ns
+        return worked
+
+    def _take(self, now_ns: int) -> Portion | None:
+        """The next units to run, named in the black box before any code sees them."""
+        bench = self.bench
+        core = bench.reactor.core
+        with bench.reactor.lock:
+            if core.full():
+                return None
+            parcel = core.next_parcel(now_ns / 1e9)
+            if parcel is None:
+                return None
+            service_s = core.inbox.window.service_s
+            items = int(SLICE_NS / 1e9 / service_s) if service_s else 1
+            if len(parcel.runs) > MAX_RUNS_PER_SLICE:
+                items = min(items, MAX_RUNS_PER_SLICE)
+            portion = core.take(parcel, max(1, min(items, MAX_SLICE_ITEMS)), now_ns / 1e9)
+            core.inbox.executing_since_s = now_ns / 1e9
+        bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
+        return portion
+
+    def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
+        bench = self.bench
+        bench.black_box.leave()
+        with bench.reactor.lock:
+            core = bench.reactor.core
+            core.inbox.executing_since_s = None
+            core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
+            counters = bench.counters
+            counters.received += portion.n
+            counters.busy_ns += ended_ns - began_ns
+            if self._is_sink:
+                for run in portion.runs:
+                    bucket = bucket_of((ended_ns - run.born_ns) / 1e9)
+                    counters.latency[bucket] += run.n
+            bench.reactor.flush()
+
+    # -- user code ---------------------------------------------------------------------------
+
+    def _run(self, portion: Portion) -> None:
+        begin = 0
+        while begin < portion.n:
+            results: list[Any] = []
+            error = self._call_all(portion, begin, results)
+            self._give(portion, begin, results)
+            begin += len(results)
+            if error is not None:
+                self._fail(portion, begin, error)
+                begin += 1
+
+    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
+        """Append one result per input until the end or the first error, which is returned."""
+        items = portion.items if begin == 0 else itertools.islice(portion.items, begin, None)
+        try:
+            if self._positioned:
+                call, at = self._call, self.bench.context.at
+                for position, item in enumerate(items, begin):
+                    at(portion, position)
+                    results.append(call(item))
+            else:
+                results.extend(map(self._call, items))
+        except (Exception, SystemExit) as error:
+            return error
+        return None
+
+    def _give(self, portion: Portion, begin: int, results: list[Any]) -> None:
+        """Hand results to the core, around those whose `when=` raised."""
+        bench = self.bench
+        core = bench.reactor.core
+        if not results:
+            return
+        if self._is_sink or not core.outboxes:
+            with bench.reactor.lock:
+                core.returned(portion, begin, begin + len(results), ())
+            bench.counters.processed += len(results)
+            return
+        results = bench.emitter.kept(results)
+        try:
+            outputs = bench.emitter.route(results)
+        except (WhenError, StageError) as error:
+            self._give_around(portion, begin, results, error)
+            return
+        with bench.reactor.lock:
+            core.returned(portion, begin, begin + len(results), outputs)
+        bench.counters.processed += len(results)
+
+    def _give_around(
+        self, portion: Portion, begin: int, results: list[Any], error: WhenError | StageError
+    ) -> None:
+        if isinstance(error, WhenError):
+            at, cause, code = error.position, error.__cause__ or error, "error"
+        else:
+            generators = [k for k, item in enumerate(results) if isinstance(item, Iterator)]
+            at, cause, code = generators[0], error, "final"
+        self._give(portion, begin, results[:at])
+        self._fail(portion, begin + at, cause, code)
+        self._give(portion, begin + at + 1, results[at + 1 :])
+
+    def _fail(
+        self, portion: Portion, position: int, error: BaseException, code: str | None = None
+    ) -> None:
+        if code is None:
+            code = "error" if isinstance(error, self._retry_on) else "final"
+        name, text = describe(error)
+        self.bench.counters.errors += 1
+        with self.bench.reactor.lock:
+            self.bench.reactor.core.failed(portion, position, code, name, text)
+
+
+class BatchSinkWorker(StageWorker):
+    """Sink classes with `write(items)`: a slice at once, item by item if the slice fails."""
+
+    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
+        if begin == 0 and portion.n > 1:
+            try:
+                self._call(portion.items)
+            except (Exception, SystemExit):  # whose fault it is, the single calls tell
+                pass
+            else:
+                results.extend([None] * portion.n)
+                return None
+        for position in range(begin, portion.n):
+            self.bench.context.at(portion, position)
+            try:
+                self._call([portion.items[position]])
+            except (Exception, SystemExit) as error:
+                return error
+            results.append(None)
+        return None
+
+
+class YieldWorker(StageWorker):
+    """Generator functions: any number of outputs per input, streamed when there are many.
+
+    A generator that is suspended between slices keeps the rest of its portion waiting.
+    """
+
+    _portion: Portion | None = None
+    _position = 0
+    _generator: Iterator[Any] | None = None
+    _task: Task | None = None
+    _ordinal = 0
+
+    def slice(self) -> bool:
+        """Continue a suspended generator first."""
+        if self._portion is None:
+            return super().slice()
+        bench = self.bench
+        if bench.reactor.core.full():
+            return False
+        began_ns = bench.clock.now_ns()
+        portion = self._portion
+        rest = portion.runs  # the whole portion: the ones before are settled or waiting
+        bench.black_box.enter(rest, alone=portion.n == 1, now_ns=began_ns)
+        bench.entered(True)
+        self._run(portion)
+        bench.entered(False)
+        bench.black_box.leave()
+        with bench.reactor.lock:
+            bench.counters.busy_ns += bench.clock.now_ns() - began_ns
+            bench.reactor.flush()
+        return True
+
+    def _take(self, now_ns: int) -> Portion | None:
+        return None if self._portion is not None else super()._take(now_ns)
+
+    def _run(self, portion: Portion) -> None:
+        self._portion = portion
+        while self._position < portion.n:
+            if not self._run_one(portion, self._position):
+                return  # suspended
+            self._position += 1
+        self._portion = None
+        self._position = 0
+
+    def _run_one(self, portion: Portion, position: int) -> bool:
+        """One input to its end; False if it stopped between two outputs to let others work."""
+        task = self._task or self.bench.reactor.core.open_task(portion, position)
+        try:
+            if self._generator is None:
+                self.bench.context.at(portion, position)
+                self._generator = iter(self._call(portion.items[position]))
+            items = list(itertools.islice(self._generator, STREAM_ITEMS))
+            items = self.bench.emitter.kept(items)
+            outputs = self.bench.emitter.route(items)
+        except (Exception, SystemExit) as error:
+            self._fail_open(portion, position, error)
+            return True
+        core = self.bench.reactor.core
+        with self.bench.reactor.lock:
+            for output in outputs:
+                if output.items:
+                    ordinals = self._ordinals(output.positions, len(output.items))
+                    core.yielded(task, portion, position, output.edge, ordinals, output.items)
+            if len(items) < STREAM_ITEMS:
+                core.done(task)
+        if len(items) < STREAM_ITEMS:
+            self.bench.counters.processed += 1
+            self._generator, self._task, self._ordinal = None, None, 0
+            return True
+        self._task = task
+        self._ordinal += len(items)
+        return False
+
+    def _ordinals(self, positions: list[int] | None, n: int) -> list[int] | range:
+        if positions is None:
+            return range(self._ordinal, self._ordinal + n)
+        return [self._ordinal + position for position in positions]
+
+    def _fail_open(self, portion: Portion, position: int, error: BaseException) -> None:
+        if isinstance(error, WhenError):
+            error = error.__cause__ or error
+        if self._task is None:
+            self._fail(portion, position, error)
+        else:
+            code = "error" if isinstance(error, self._retry_on) else "final"
+            self.bench.counters.errors += 1
+            with self.bench.reactor.lock:
+                self.bench.reactor.core.failed_open(self._task, code, *describe(error))
+        self._generator, self._task, self._ordinal = None, None, 0

@@ -1,0 +1,1 @@
+"""What outlives a process: dead letters, positions, black boxes."""

@@ -1,0 +1,139 @@
+"""The runs of a topology on disk: which there are, how they ended, and which may be removed.
+
+Decides which run `last` is and which old ones go. Never touches a run that a process holds.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from zflow.errors import ConfigError, Problem, Unavailable
+from zflow.paths import StateDirectory
+from zflow.state.deadletter import read_dead_letters
+
+KEPT_RUNS = 20
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    """What `run.json` says. outcome: "" while it runs or was killed, else how it ended."""
+
+    run_id: str
+    topology: str
+    target: str
+    attribute: str
+    path: str | None
+    digest: str
+    parameters: list[str]
+    replicas: list[str]
+    started_at_s: float
+    outcome: str = ""
+    exit_code: int | None = None
+    schema: int = SCHEMA_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """One run on disk."""
+
+    record: RunRecord
+    state: StateDirectory
+
+    def dead_letters(self) -> int:
+        """How many items of the run are given up and not yet sent again."""
+        letters = read_dead_letters(self.state.dead_folder)
+        return sum(not stored.replayed for stored in letters)
+
+    def finish(self, outcome: str, exit_code: int) -> None:
+        """Write down how it ended."""
+        write_record(self.state, replace(self.record, outcome=outcome, exit_code=exit_code))
+
+
+def write_record(state: StateDirectory, record: RunRecord) -> None:
+    """Atomically: a crash leaves the old record or the new one."""
+    draft = state.record.with_suffix(".tmp")
+    draft.write_text(json.dumps(asdict(record), indent=2))
+    draft.chmod(0o600)
+    draft.replace(state.record)
+
+
+def read_run(root: Path) -> StoredRun:
+    """The run in a state directory; raises Unavailable if it has none that can be read."""
+    state = StateDirectory(root)
+    try:
+        fields = json.loads(state.record.read_text())
+        record = RunRecord(**fields)
+    except (OSError, ValueError, TypeError) as error:
+        raise Unavailable(f"{root} holds no run that can be read: {error}") from error
+    if record.schema != SCHEMA_VERSION:
+        raise Unavailable(f"{root} has schema {record.schema}; this zflow reads {SCHEMA_VERSION}")
+    return StoredRun(record=record, state=state)
+
+
+def all_runs(folder: Path) -> list[StoredRun]:
+    """The runs of one topology, oldest first."""
+    runs = []
+    for root in folder.iterdir() if folder.is_dir() else ():
+        with suppress(Unavailable):
+            runs.append(read_run(root))
+    return sorted(runs, key=lambda run: run.record.started_at_s)
+
+
+def find_run(folder: Path, name: str) -> StoredRun:
+    """The run of that id, or the newest for `last`; raises ConfigError with those there are."""
+    runs = all_runs(folder)
+    if name == "last" and runs:
+        return runs[-1]
+    for run in runs:
+        if run.record.run_id == name:
+            return run
+    known = ", ".join(run.record.run_id for run in runs[-5:]) or "none"
+    raise ConfigError(
+        [
+            Problem(
+                where=f"run {name}",
+                file="",
+                line=0,
+                message=f"there is no such run in {folder}",
+                fix=f"the newest are: {known}",
+            )
+        ]
+    )
+
+
+class RunLock:
+    """One process at a time works in a state directory."""
+
+    def __init__(self, state: StateDirectory) -> None:
+        path = state.root / "lock"
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._descriptor)
+            raise Unavailable(f"the run in {state.root} is running") from error
+
+    def release(self) -> None:
+        """Give it up."""
+        os.close(self._descriptor)
+
+
+def remove_run(run: StoredRun) -> None:
+    """Delete a run's files; raises Unavailable if it is running."""
+    lock = RunLock(run.state)
+    try:
+        shutil.rmtree(run.state.root)
+    finally:
+        lock.release()
+
+
+def superseded(folder: Path) -> Iterator[StoredRun]:
+    """Ended runs beyond the last 20 that hold no dead letters."""
+    ended = [run for run in all_runs(folder) if run.record.outcome]
+    return (run for run in ended[:-KEPT_RUNS] if not run.dead_letters())

@@ -1,0 +1,180 @@
+"""The enemy of the simulated world: what is killed, paused, suspected and cut, and when.
+
+Decides faults from the world's random numbers. Never touches a core; it acts through what a
+supervisor, an operating system or a network can do.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from zflow.testing.network import Rates, random_rates
+from zflow.testing.process import CODEC, GENERATION, RUN_ID, Process
+from zflow.wire.data import Crash, Hello
+
+if TYPE_CHECKING:
+    from zflow.testing.world import World
+
+STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
+
+
+class Nemesis:
+    """Schedules faults until `ends_s`; `heal` ends them all."""
+
+    def __init__(self, world: "World") -> None:
+        random = world.random
+        self._world = world
+        self._random = random
+        self.ends_s = 1.0 + random.random() * 3.0
+        self.rates = random_rates(random)
+        self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
+            (4.0, "kill", self._kill),
+            (2.0, "kill in slice", self._kill_in_slice),
+            (1.0, "kill pair", self._kill_pair),
+            (0.2, "kill all", self._kill_all),
+            (2.0, "zombie", self._zombie),
+            (1.0, "pause", self._pause),
+            (2.0, "false suspicion", self._suspect),
+            (2.0, "cut", self._cut),
+            (1.0, "slow", self._slow),
+            (1.0, "slow disk", self._slow_disk),
+            (1.0, "stranger", self._stranger),
+            (0.03, "stuck", self._stuck),
+        )
+
+    def schedule(self) -> None:
+        """All faults of this world, at random times."""
+        world, random = self._world, self._random
+        world.network.rates = self.rates
+        weights = [row[0] for row in self._table]
+        for _ in range(random.randint(10, 20)):
+            _, name, strike = random.choices(self._table, weights)[0]
+            world.at(0.02 + random.random() * self.ends_s, self.strike, (name, strike))
+
+    def strike(self, name: str, fault: Callable[[], None]) -> None:
+        """One fault now."""
+        if self._world.network.rates is not self.rates:
+            return
+        self._world.network.faults[name] += 1
+        fault()
+
+    def heal(self) -> None:
+        """No more faults, and no more zombies or pauses; poison stays what it is."""
+        world = self._world
+        world.network.rates = Rates()
+        for seat in world.seats.values():
+            for zombie in seat.zombies:
+                world.at(world.now_s + self._random.random(), world.kill, (zombie,))
+            if seat.process is not None:
+                seat.process.paused_until_s = 0.0
+                seat.process.worker.slow = 1.0
+                seat.process.disk_s = 0.002
+                seat.process.wake(world.now_s)
+
+    # -- faults ----------------------------------------------------------------------------------
+
+    def _alive(self) -> list[Process]:
+        seats = self._world.seats.values()
+        return [seat.process for seat in seats if seat.process and seat.process.alive]
+
+    def _any(self) -> Process | None:
+        alive = self._alive()
+        return self._random.choice(alive) if alive else None
+
+    def _slay(self, processes: list[Process]) -> None:
+        for process in processes:
+            self._world.network.faults["killed process"] += 1
+            self._world.kill(process)
+
+    def _kill(self) -> None:
+        victim = self._any()
+        self._slay([victim] if victim else [])
+
+    def _kill_in_slice(self) -> None:
+        """A process in the middle of something, rather one whose unit runs alone."""
+        busy = [process for process in self._alive() if process.worker.executing]
+        self._slay([self._random.choice(busy)] if busy else [])
+
+    def _kill_pair(self) -> None:
+        """Two neighbours at the same moment."""
+        first = self._any()
+        if first is None:
+            return
+        near = {edge.source for edge in first.stage.ins} | {e.target for e in first.stage.outs}
+        others = [process for process in self._alive() if process.stage.index in near]
+        self._slay([first, self._random.choice(others)] if others else [first])
+
+    def _kill_all(self) -> None:
+        self._slay(self._alive())
+
+    def _zombie(self) -> None:
+        """A successor starts while the old one runs; it dies later, if it is not retired."""
+        process = self._any()
+        if process is not None:
+            self._world.succeed(process)
+            dies_s = self._world.now_s + 0.2 + self._random.random() * 3.0
+            self._world.at(dies_s, self._world.kill, (process,))
+
+    def _pause(self) -> None:
+        """SIGSTOP and SIGCONT."""
+        process = self._any()
+        if process is not None:
+            process.paused_until_s = self._world.now_s + 0.05 + self._random.random() * 2.0
+
+    def _suspect(self) -> None:
+        """A live process is called dead."""
+        process = self._any()
+        if process is not None:
+            crash = Crash(process.slot, process.incarnation, [], False, 0, "suspected")
+            for edge in process.stage.ins:
+                for slot in self._world.topology.stages[edge.source].slots:
+                    sender = self._world.seats[slot].process
+                    if sender is not None:
+                        sender.on_crash(crash, self._world.now_s)
+
+    def _cut(self) -> None:
+        """Connections are reset with frames on the way, both directions."""
+        process = self._any()
+        if process is not None:
+            for socket in [*process.sockets.values(), *process.replies.values()]:
+                if self._random.random() < 0.5:
+                    self._world.network.cut(socket)
+
+    def _slow(self) -> None:
+        process = self._any()
+        if process is not None:
+            process.worker.slow = 20.0
+            process.call_later(self._world.now_s + 0.5, "slow")
+
+    def _slow_disk(self) -> None:
+        for process in self._alive():
+            process.disk_s = 0.3
+
+    def _stuck(self) -> None:
+        """One slice takes so long that senders must look elsewhere, and none may send again."""
+        busy = [process for process in self._alive() if process.worker.executing]
+        if busy:
+            self._random.choice(busy).worker.due_s += STUCK_FOR_S
+
+    def _stranger(self) -> None:
+        """A HELLO from another run, of another codec or a newer generation."""
+        process = self._any()
+        if process is None or not process.stage.ins:
+            return
+        edge = process.stage.ins[0]
+        wrong = self._random.choice(("run", "codec", "generation", "edge"))
+        hello = Hello(
+            self._world.new_token(),
+            "another" if wrong == "run" else RUN_ID,
+            self._world.topology.stages[edge.source].slots[0],
+            1 << 20,
+            1,
+            "nowhere",
+            edge.number + (wrong == "edge"),
+            GENERATION + (wrong == "generation"),
+            "another" if wrong == "codec" else CODEC,
+            False,
+        )
+        links = dict(process.core.inbox.links)
+        process.core.on_frame(hello, None, self._world.now_s)
+        assert links == process.core.inbox.links, "a stranger has made a link"
+        process.wake(self._world.now_s)

@@ -1,0 +1,208 @@
+"""What must hold after every step, whatever the faults.
+
+Decides only whether it holds; changes nothing in the processes it looks at. Each check names the
+invariant it is part of:
+
+| I1  | below a persisted low mark everything is durable or declared dropped          |
+| I2  | a unit that a receiver calls acknowledged is durable with everything below it |
+| I3  | a task is told once, after it has returned and its outputs are settled        |
+| I4  | sent = settled + open on each edge, and at the end over all source items      |
+| I8  | what a token's receiver has accepted is a prefix of what was sent on it       |
+| I9  | frames of other tokens change nothing                                         |
+| I10 | sent <= the limit that was told, in units and bytes; inbox <= its window      |
+| I11 | retention is at most the edge's window and what one slice makes               |
+| I13 | once faults have stopped, everything drains in bounded time                   |
+| I15 | a poison item kills few processes; no innocent item is dead-lettered          |
+| I17 | at the end every origin is empty and every link can be closed                 |
+| unit | a unit names one item for ever, and an item has one name                     |
+"""
+
+from collections.abc import Iterable
+
+from zflow.intervals import IntervalSet
+from zflow.protocol.core import Core
+from zflow.protocol.inbox import Parcel, Portion
+from zflow.protocol.outbox import Outbox
+from zflow.testing.items import Item, SimPayload
+from zflow.wire.data import Data, State
+from zflow.wire.run import Run, Unit
+
+
+class Violation(AssertionError):
+    """An invariant does not hold; the world adds seed, time and trace."""
+
+    def __init__(self, invariant: str, facts: str) -> None:
+        self.invariant = invariant
+        super().__init__(f"{invariant}: {facts}")
+
+
+class Book:
+    """What went over the wire under one token, as an onlooker sees it."""
+
+    __slots__ = ("items", "sent_bytes", "told_bytes", "told_items")
+
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.sent_bytes = 0
+        self.told_items = 0
+        self.told_bytes = 0
+
+
+class Heard:
+    """What one receiver has accepted and stated of one token."""
+
+    __slots__ = ("acked", "nacked", "next")
+
+    def __init__(self) -> None:
+        self.next = 0
+        self.acked = IntervalSet()
+        self.nacked: set[int] = set()
+
+
+class Invariants:
+    """The onlooker's own books of one world, and the checks against them."""
+
+    def __init__(self) -> None:
+        self.books: dict[int, Book] = {}
+        self.poison: dict[Item, tuple[int, set[tuple[str, int]]]] = {}
+        self.names: dict[tuple[int, Unit], Item] = {}
+        self.dead: set[Item] = set()
+
+    def book(self, token: int) -> Book:
+        """The books of a token, from its first mention on."""
+        book = self.books.get(token)
+        if book is None:
+            book = self.books[token] = Book()
+        return book
+
+    # -- one link --------------------------------------------------------------------------------
+
+    def sent(self, frame: Data, payload: SimPayload) -> None:
+        """A message left its sender (I8: numbered without gaps, I10: within the limits)."""
+        book = self.book(frame.token)
+        n = len(payload.items)
+        if frame.first != len(book.items) or frame.n != n or sum(r.n for r in frame.runs) != n:
+            raise Violation("I8", f"units {frame.first}+{frame.n} sent after {len(book.items)}")
+        if frame.first + n > book.told_items:
+            raise Violation("I10", f"unit {frame.first + n - 1} sent, limit {book.told_items}")
+        before, book.sent_bytes = book.sent_bytes, book.sent_bytes + payload.size_bytes
+        # One unit may overshoot; several must fit.
+        if before >= book.told_bytes or (n > 1 and book.sent_bytes > book.told_bytes):
+            raise Violation("I10", f"{before}+{payload.size_bytes} B, limit {book.told_bytes} B")
+        book.items.extend(payload.items)
+
+    def told(self, token: int, limit_items: int, limit_bytes: int) -> None:
+        """WELCOME or STATE reached the sender."""
+        book = self.book(token)
+        book.told_items = max(book.told_items, limit_items)
+        book.told_bytes = max(book.told_bytes, limit_bytes)
+
+    def stated(self, frame: State, heard: Heard) -> None:
+        """A receiver makes a statement (I2)."""
+        items = self.book(frame.token).items
+        for nack in frame.nacks:
+            heard.nacked.update(range(nack.first, nack.first + nack.n))
+        ranges = frame.acked
+        for at in range(0, len(ranges), 2):
+            begin, end = ranges[at], ranges[at + 1]
+            for low, high in heard.acked.missing(begin, end):
+                for lseq in range(low, high):
+                    self._acked(lseq, items, heard)
+            heard.acked.add(begin, end)
+
+    @staticmethod
+    def _acked(lseq: int, items: list[Item], heard: Heard) -> None:
+        if lseq >= len(items) or lseq >= heard.next:
+            raise Violation("I8", f"unit {lseq} acked; {heard.next} accepted, {len(items)} sent")
+        if items[lseq].owed and lseq not in heard.nacked:
+            raise Violation("I2", f"unit {lseq} acked but not durable: {items[lseq]}")
+
+    def accepted(self, frame: Data, parcel: Parcel | None, heard: Heard) -> None:
+        """DATA was handled by its receiver; `parcel` if it was accepted (I8)."""
+        if parcel is None:
+            return
+        items = self.book(frame.token).items
+        first = heard.next
+        if parcel.link.token != frame.token or frame.first != first:
+            raise Violation("I8", f"unit {frame.first} accepted, {first} is next")
+        heard.next = first + frame.n
+        if parcel.payload.items != items[first : heard.next]:  # type: ignore[attr-defined]
+            raise Violation("I8", f"units {first}+{frame.n} are not the ones that were sent")
+
+    @staticmethod
+    def inbox(core: Core, parcel: Parcel) -> None:
+        """I10: what waits from one slot, over all its tokens, is at most one window."""
+        key = parcel.link.key
+        waiting = sum(p.n - p.taken for p in core.inbox.parcels if p.link.key == key)
+        window = max(core.inbox.window.MIN_ITEMS, core.settings.inbox.window_items)
+        if waiting > window:
+            raise Violation("I10", f"{waiting} units of {key} wait, window {window}")
+
+    # -- one process -----------------------------------------------------------------------------
+
+    @staticmethod
+    def conserved(outboxes: Iterable[Outbox]) -> None:
+        """I4: every unit that left is settled in one column or open."""
+        for outbox in outboxes:
+            books = outbox.ledger
+            settled = sum(books.row()[1:9])
+            opened = len(outbox.burying)
+            for link in outbox.links:
+                opened += link.unacked_items
+            if books.sent != settled + opened:
+                label = outbox.settings.label
+                raise Violation("I4", f"{label}: sent {books.sent}, {settled} + {opened} open")
+
+    @staticmethod
+    def retained(outbox: Outbox, made: int) -> None:
+        """I11, after a slice that made `made` units; it began when there was room."""
+        units, _ = outbox.retained()
+        if units > outbox.settings.window_items + made:
+            raise Violation("I11", f"{outbox.settings.label}: {units} units after {made} new ones")
+
+    def named(self, portion: Portion) -> None:
+        """A unit names one item, and an item has one name, whatever died or was cut."""
+        position = 0
+        for run in portion.runs:
+            for unit in run.units():
+                self.name(portion.items[position], unit)
+                position += 1
+
+    def name(self, item: Item, unit: Unit) -> None:
+        """`item` goes by the name of `unit`."""
+        if item.unit is None:
+            item.unit = unit
+            edge = item.edge.number if item.edge else 0
+            if self.names.setdefault((edge, unit), item) is not item:
+                raise Violation("unit", f"two items are named {unit}: {item}")
+        elif item.unit != unit:
+            raise Violation("unit", f"{item} is now named {unit}")
+
+    # -- what is final ---------------------------------------------------------------------------
+
+    @staticmethod
+    def low_mark(items: list[Item], begin: int, end: int) -> None:
+        """I1: a source's low mark goes from `begin` to `end`."""
+        for oseq in range(begin, end):
+            if items[oseq].owed:
+                raise Violation("I1", f"low mark {end} but {oseq} is not durable: {items[oseq]}")
+
+    def buried(self, item: Item, run: Run) -> None:
+        """A dead letter is committed (I15)."""
+        self.name(item, run.unit(0))
+        if not item.doomed:
+            raise Violation("I15", f"an innocent was dead-lettered: {item}")
+        self.dead.add(item)
+        item.settle()
+
+    def killed(self, item: Item, sender: tuple[str, int], replicas: int, limit: int) -> None:
+        """A poison item, sent by this incarnation, killed a process (I15).
+
+        Replicas that run copies at once die before any of them can be told of the others, so
+        each may add one death.
+        """
+        deaths, senders = self.poison.get(item, (0, set()))
+        senders.add(sender)
+        self.poison[item] = deaths + 1, senders
+        if deaths + 1 > limit * len(senders) + replicas - 1:
+            raise Violation("I15", f"{deaths + 1} deaths, {len(senders)} senders: {item}")

@@ -1,0 +1,193 @@
+"""What must become of every source item, computed before anything runs.
+
+Decides the items, their fates and what each of them still owes: a pure function of the topology
+and a random number generator. Knows nothing of the protocol.
+
+An `Item` is what travels on one edge to one stage; executing it means handing out its `kids`. It
+owes an effect at a sink, a dead letter if it is doomed, and otherwise what its kids owe. What lies
+behind an at_most_once edge, or below a doomed item, may happen but is owed to nobody above.
+"""
+
+from enum import Enum
+from random import Random
+from typing import Any
+
+from zflow.testing.topologies import FILTER, FLAT, SINK, STREAM, Edge, Stage, Topology
+from zflow.wire.data import MAX_FRAME_BYTES
+from zflow.wire.payload import EncodeError
+from zflow.wire.run import Unit
+
+
+class Fate(Enum):
+    """What happens whenever the item is executed."""
+
+    WELL = "well"
+    FLAKY = "flaky"  # raises in its first `fails` attempts
+    ALWAYS = "always"  # raises in every attempt
+    FINAL = "final"  # raises what must not be tried again
+    POISON = "poison"  # kills the process
+    UNSENDABLE = "unsendable"  # one of its kids cannot travel
+
+
+DOOMED = frozenset({Fate.ALWAYS, Fate.FINAL, Fate.POISON, Fate.UNSENDABLE})
+
+
+class Item:
+    """One item on its way to one stage; `edge` is None for what a source yields.
+
+    kids: per outgoing edge, (ordinal of the yield, item) in order.
+    owed: leaves at or below it that are not yet durable; up: who else owes them.
+    """
+
+    __slots__ = (
+        "broken",
+        "done",
+        "edge",
+        "fails",
+        "fate",
+        "kids",
+        "owed",
+        "parent",
+        "size_bytes",
+        "stage",
+        "unit",
+        "up",
+    )
+
+    def __init__(self, stage: int, edge: Edge | None, parent: "Item | None", size: int) -> None:
+        self.stage = stage
+        self.edge = edge
+        self.parent = parent
+        self.size_bytes = size
+        self.kids: list[list[tuple[int, Item]]] = []
+        self.fate = Fate.WELL
+        self.fails = 0
+        self.broken = False
+        self.owed = 0
+        self.done = False
+        self.up: Item | None = None
+        self.unit: Unit | None = None
+
+    @property
+    def doomed(self) -> bool:
+        """True if it can never be processed."""
+        return self.fate in DOOMED
+
+    def settle(self) -> None:
+        """Its own effect or dead letter is durable; the first time counts."""
+        if self.done:
+            return
+        self.done = True
+        item: Item | None = self
+        while item is not None:
+            item.owed -= 1
+            item = item.up
+
+    def __repr__(self) -> str:
+        place = self.edge.settings.label if self.edge else f"stage {self.stage}"
+        return f"<{self.fate.value} item {self.unit} on {place}, owes {self.owed}>"
+
+
+def grow(topology: Topology, random: Random) -> tuple[dict[str, list[Item]], list[Item]]:
+    """The source items by slot, and every item there can ever be, parents before kids."""
+    everything: list[Item] = []
+    roots: dict[str, list[Item]] = {}
+    for slot, n in topology.items.items():
+        index = next(stage.index for stage in topology.stages if slot in stage.slots)
+        roots[slot] = [Item(index, None, None, 0) for _ in range(n)]
+        for root in roots[slot]:
+            stack = [root]
+            while stack:
+                item = stack.pop()
+                everything.append(item)
+                _branch(item, topology.stages[item.stage], random)
+                stack.extend(kid for kids in item.kids for _, kid in kids)
+    _doom(everything, topology, random)
+    for item in reversed(everything):
+        _owe(item, topology.stages[item.stage])
+    return roots, everything
+
+
+def _branch(item: Item, stage: Stage, random: Random) -> None:
+    """The kids that the stage makes of the item, by its kind."""
+    yields = 1
+    if stage.kind == FLAT:
+        yields = random.choice((0, 1, 1, 2, 2, 3))
+    elif stage.kind == STREAM:
+        yields = random.choice((0, 0, 0, 1, 1, 2, 8))
+    elif stage.kind == FILTER:
+        yields = int(random.random() < 0.6)
+    item.kids = [[] for _ in stage.outs]
+    for ordinal in range(yields):
+        for kids, edge in zip(item.kids, stage.outs, strict=True):
+            if edge.share == 1.0 or random.random() < edge.share:
+                size = random.choice((10, 40, 40, 40, 200))
+                kids.append((ordinal, Item(edge.target, edge, item, size)))
+
+
+def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
+    """A few items of each fate."""
+    executed = [item for item in everything if item.edge is not None]
+    if not executed:
+        return
+    for item in random.sample(executed, len(executed) // 25):
+        assert item.edge is not None
+        item.fails = random.randint(0, item.edge.settings.retries)
+        item.fate = Fate.FLAKY
+    for fate, most in ((Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.POISON, 1)):
+        for item in random.sample(executed, min(len(executed), random.randint(0, most))):
+            item.fate = fate
+    for item in random.sample(everything, 2):
+        if item.edge is None and random.random() < 0.5:  # the source cannot give it to anybody
+            item.fate = Fate.FINAL
+    for item in random.sample(everything, min(len(everything), 4)):
+        kids = [kid for own in item.kids for _, kid in own]
+        if kids and item.fate is Fate.WELL:
+            item.fate = Fate.UNSENDABLE
+            random.choice(kids).broken = True
+
+
+def _owe(item: Item, stage: Stage) -> None:
+    """What is owed at and below the item; its kids are done already."""
+    lossy = item.edge is not None and item.edge.lossy
+    if item.doomed:
+        dropped = item.edge is not None and item.edge.settings.on_error == "drop"
+        item.owed = 0 if lossy or dropped else 1
+        return
+    item.owed = 1 if stage.kind == SINK else 0
+    for edge, kids in zip(stage.outs, item.kids, strict=True):
+        for _, kid in kids:
+            if not edge.lossy:
+                kid.up = item
+                item.owed += kid.owed
+
+
+class SimPayload:
+    """Items in a message; nothing is encoded, only measured."""
+
+    __slots__ = ("items", "size_bytes", "sizes")
+
+    def __init__(self, items: list[Item], size_bytes: int) -> None:
+        self.items = items
+        self.size_bytes = size_bytes
+        self.sizes = [size_bytes]
+
+
+class SimCodec:
+    """The codec of the simulated world. Stateless."""
+
+    def encode(self, items: list[Item]) -> SimPayload:
+        """Raises EncodeError, or makes a message that is too large, if an item is broken."""
+        size_bytes = 0
+        for item in items:
+            if item.broken:
+                # Both ways of not fitting through the wire, chosen by nothing random.
+                if item.size_bytes == 10:
+                    return SimPayload(items, MAX_FRAME_BYTES + 1)
+                raise EncodeError("it cannot travel")
+            size_bytes += item.size_bytes
+        return SimPayload(items, size_bytes)
+
+    def decode(self, payload: Any) -> list[Item]:
+        """The items of the message."""
+        return list(payload.items)

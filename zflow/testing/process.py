@@ -1,0 +1,338 @@
+"""One incarnation in the simulated world: the core, its sockets, its mail and its user code.
+
+Decides when to wake, nothing else: it is the driver of `protocol.core` with virtual sockets. After
+every step it asks the invariants about what the step touched.
+"""
+
+import heapq
+from functools import partial
+from typing import TYPE_CHECKING
+
+from zflow.protocol.actions import Bury, Dial, Fail, Hangup, LinkKey, Reply, Retire, Send
+from zflow.protocol.core import Core, CoreSettings, OriginSettings
+from zflow.protocol.inbox import InboxSettings, Portion
+from zflow.protocol.sender import Identity, SenderLink
+from zflow.testing.invariants import Heard, Violation
+from zflow.testing.items import SimCodec, SimPayload
+from zflow.testing.network import Letter, Socket
+from zflow.testing.topologies import SOURCE, Stage
+from zflow.testing.worker import Worker
+from zflow.wire.data import Crash, Data, Frame, State, Welcome
+from zflow.wire.run import SUSPECT
+
+if TYPE_CHECKING:
+    from zflow.testing.world import Seat, World
+
+RUN_ID, CODEC, GENERATION = "simulated", "items", 1
+STEP_S = 0.001  # between two steps of a busy process; what arrives meanwhile is read together
+
+
+class Process:
+    """See the module. `alive` is False for ever after `die`."""
+
+    def __init__(self, world: "World", stage: Stage, seat: "Seat") -> None:
+        self.world = world
+        self.stage = stage
+        self.slot = seat.slot
+        self.seat = seat
+        self.incarnation = seat.incarnation
+        self.alive = True
+        self.zombie = False
+        self.roots = world.roots.get(seat.slot, [])
+        self.mail: list[Letter] = []
+        self.sockets: dict[LinkKey, Socket] = {}
+        self.replies: dict[tuple[str, int], Socket] = {}
+        self.heard: dict[int, Heard] = {}
+        self.paused_until_s = 0.0
+        self.disk_s = 0.002  # that a commit takes
+        self.core = self._new_core()
+        self.core.inbox.window.HORIZON_S = stage.horizon_s
+        self.worker = Worker(self)
+        self._wake_s = float("inf")
+        self._low_s = seat.low
+
+    def _new_core(self) -> Core:
+        stage, seat, world = self.stage, self.seat, self.world
+        inbox = InboxSettings(
+            run_id=RUN_ID,
+            slot=self.slot,
+            incarnation=self.incarnation,
+            generation=GENERATION,
+            codec=CODEC,
+            edges=frozenset(edge.number for edge in stage.ins),
+            window_items=stage.window_items,
+            window_bytes=stage.window_bytes,
+            crashes=tuple(seat.crashes),
+        )
+        identity = Identity(
+            run_id=RUN_ID,
+            slot=self.slot,
+            incarnation=self.incarnation,
+            ack_endpoint=self.slot,
+            generation=GENERATION,
+            codec=CODEC,
+        )
+        settings = CoreSettings(
+            identity=identity,
+            inbox=inbox,
+            edges=tuple(edge.settings for edge in stage.outs),
+            upstream=world.topology.upstream(stage),
+        )
+        origin = None
+        if stage.kind == SOURCE:
+            origin = OriginSettings(origin=seat.origin, stage=stage.name, low=seat.low)
+        return Core(
+            settings,
+            codec=SimCodec(),
+            new_token=world.new_token,
+            random=world.random,
+            origin=origin,
+        )
+
+    # -- waking ----------------------------------------------------------------------------------
+
+    def receive(self, letter: Letter) -> None:
+        """A frame is on its way here."""
+        heapq.heappush(self.mail, letter)
+        self.wake(letter[0])
+
+    def wake(self, at_s: float) -> None:
+        """Take a step at that time, or sooner."""
+        if at_s < self._wake_s:
+            self._wake_s = at_s
+            self.world.at(at_s, self._woken, (at_s,))
+
+    def _woken(self, at_s: float) -> None:
+        if self.alive and at_s == self._wake_s:
+            if at_s < self.paused_until_s:
+                self._wake_s = float("inf")
+                self.wake(self.paused_until_s)
+                return
+            self.step(at_s)
+
+    def step(self, now_s: float) -> None:
+        """What a data thread does between two slices, and the slices."""
+        core, mail = self.core, self.mail
+        while mail and mail[0][0] <= now_s:
+            _, _, epoch, socket, frame, payload = heapq.heappop(mail)
+            if epoch == socket.epoch:
+                self._read(socket, frame, payload, now_s)
+        self.worker.advance(now_s)
+        if not self.alive:
+            return
+        core.tick(now_s)
+        self.act(now_s)
+        self.worker.begin(now_s)
+        self.act(now_s)
+        self._check()
+        due_s = min(core.due_s(), self.worker.due_s)
+        if mail and mail[0][0] < due_s:
+            due_s = mail[0][0]
+        self._wake_s = float("inf")
+        self.wake(max(due_s, now_s + STEP_S))
+
+    def _check(self) -> None:
+        core, world = self.core, self.world
+        world.invariants.conserved(core.outboxes.values())
+        if core.origin is not None and core.origin.low > self._low_s:
+            world.invariants.low_mark(self.roots, self._low_s, core.origin.low)
+            self._low_s = core.origin.low
+
+    # -- frames in -------------------------------------------------------------------------------
+
+    def _read(self, socket: Socket, frame: Frame, payload: SimPayload | None, now_s: float) -> None:
+        world = self.world
+        world.note(now_s, self, "<-", frame)
+        world.frames[type(frame)] += 1
+        if socket.upward:
+            self._read_reply(frame, now_s)
+        elif type(frame) is Data and payload is not None:
+            self._read_data(socket.key, frame, payload, now_s)
+        else:
+            self.core.on_frame(frame, None, now_s)
+
+    def _read_data(self, key: LinkKey, frame: Data, payload: SimPayload, now_s: float) -> None:
+        inbox = self.core.inbox
+        link = inbox.links.get(key)
+        if link is None or link.token != frame.token:
+            self._read_stale_data(frame, payload, now_s)
+            return
+        before = len(inbox.parcels)
+        heard = self._heard(frame.token)
+        self.core.on_frame(frame, payload, now_s)
+        parcel = inbox.parcels[-1] if len(inbox.parcels) > before else None
+        self.world.invariants.accepted(frame, parcel, heard)
+        if parcel is not None:
+            self.world.invariants.inbox(self.core, parcel)
+        if link.next != heard.next:
+            raise Violation("I8", f"the link has accepted {link.next} units, not {heard.next}")
+
+    def _read_stale_data(self, frame: Data, payload: SimPayload, now_s: float) -> None:
+        inbox = self.core.inbox
+        before = len(inbox.parcels), [link.next for link in inbox.links.values()]
+        self.core.on_frame(frame, payload, now_s)
+        if before != (len(inbox.parcels), [link.next for link in inbox.links.values()]):
+            raise Violation("I9", f"DATA of another token was taken: {frame}")
+        self.world.count("stale DATA ignored")
+
+    def _heard(self, token: int) -> Heard:
+        heard = self.heard.get(token)
+        if heard is None:
+            heard = self.heard[token] = Heard()
+        return heard
+
+    def _read_reply(self, frame: Frame, now_s: float) -> None:
+        links = [link for box in self.core.outboxes.values() for link in box.links]
+        for link in links:
+            if link.token == frame.token:
+                self._told(link, frame)
+                self.core.on_reply(frame, now_s)
+                return
+        before = [_facts(link) for link in links]
+        self.core.on_reply(frame, now_s)
+        if before != [_facts(link) for link in links]:
+            raise Violation("I9", f"a reply of another token was heard: {frame}")
+        self.world.count("stale reply ignored")
+
+    def _told(self, link: SenderLink, frame: Frame) -> None:
+        """Count what the reply is to the link, and remember its limits."""
+        if isinstance(frame, State | Welcome):
+            invariants = self.world.invariants
+            invariants.told(frame.token, frame.limit_items, frame.limit_bytes)
+        if isinstance(frame, State):
+            newer = frame.version > link.version
+            self.world.count(f"STATE {'newer' if newer else 'older'} when {link.state.value}")
+        else:
+            self.world.count(f"{type(frame).__name__.upper()} when {link.state.value}")
+
+    # -- actions out -----------------------------------------------------------------------------
+
+    def act(self, now_s: float) -> None:
+        """Do what the core asks, in order."""
+        actions = self.core.actions
+        while actions:
+            action = actions.popleft()
+            if isinstance(action, Send):
+                self._send(action, now_s)
+            elif isinstance(action, Reply):
+                self._reply(action, now_s)
+            elif isinstance(action, Dial):
+                self._dial(action, now_s)
+            elif isinstance(action, Bury):
+                self._bury(action, now_s)
+            elif isinstance(action, Hangup):
+                self.world.network.close(self.sockets.pop(action.link))
+            elif isinstance(action, Retire):
+                self.world.count("RETIRE")
+                self.world.at(now_s + 0.01, self.world.retire, (self,))
+            elif isinstance(action, Fail):
+                self.world.count("FAIL")
+
+    def _send(self, action: Send, now_s: float) -> None:
+        frame = action.frame
+        if not self.core.current(action.link, frame.token):  # behind a refused frame
+            return
+        self.world.note(now_s, self, "->", frame)
+        network, socket = self.world.network, self.sockets[action.link]
+        payload: SimPayload | None = action.payload  # type: ignore[assignment]
+        if type(frame) is Data and payload is not None:
+            self.world.invariants.sent(frame, payload)
+        if not network.send(socket, frame, payload, now_s):
+            self.world.note(now_s, self, "refused", frame)
+            self.world.count(f"{type(frame).__name__.upper()} refused")
+            self.core.refused_send(action.link, frame, now_s)
+
+    def _reply(self, action: Reply, now_s: float) -> None:
+        frame = action.frame
+        self.world.note(now_s, self, "->", frame)
+        if isinstance(frame, State):
+            self.world.invariants.stated(frame, self._heard(frame.token))
+        where = action.endpoint, action.incarnation
+        network = self.world.network
+        socket = self.replies.get(where)
+        if socket is None:
+            socket = network.connect(action.link, action.endpoint, now_s, upward=True)
+            seat = self.world.seats.get(action.endpoint)
+            if seat is not None:
+                socket.peer = seat.zombie_of(action.incarnation)
+            self.replies[where] = socket
+        if not network.send(socket, frame, None, now_s):
+            self.world.count(f"{type(frame).__name__.upper()} refused")
+            self.core.refused_reply(frame, now_s)
+
+    def _dial(self, action: Dial, now_s: float) -> None:
+        old = self.sockets.get(action.link)
+        network = self.world.network
+        if old is not None:
+            network.close(old)
+        edge, slot = action.link
+        self.sockets[action.link] = network.connect((edge, self.slot), slot, now_s, upward=False)
+
+    def _bury(self, action: Bury, now_s: float) -> None:
+        self.world.count(f"bury {action.code}")
+        took_s = self.disk_s * (0.5 + self.world.random.random())
+        self.world.at(now_s + took_s, self._commit, (action, now_s + took_s))
+
+    def _commit(self, action: Bury, now_s: float) -> None:
+        """The dead-letter store commits; the core hears of it a moment later."""
+        if not self.alive:
+            self.world.count("died before a dead letter was committed")
+            return
+        root = self.core.origin is not None and not action.edge
+        item = self.roots[action.run.start] if root else action.item
+        self.world.invariants.buried(item, action.run)
+        self.world.at(now_s + 0.001, self._committed, (action.ticket, now_s + 0.001))
+
+    def _committed(self, ticket: int, now_s: float) -> None:
+        if self.alive:
+            self.core.buried(ticket)
+            self.wake(now_s)
+
+    # -- what the worker and the world report ------------------------------------------------------
+
+    def made(self, edge: int, n: int) -> None:
+        """A slice has put units into an outbox, `n` since there was room."""
+        self.world.invariants.retained(self.core.outboxes[edge], n)
+
+    def check_suspect(self, portion: Portion) -> None:
+        """A suspect unit leaves the inbox alone."""
+        if any(run.flags & SUSPECT for run in portion.runs):
+            if portion.n != 1:
+                raise Violation("I15", f"{portion.n} units were taken with a suspect among them")
+            self.world.count("suspect ran alone")
+
+    def poisoned(self, now_s: float) -> None:
+        """The slice under way kills the process."""
+        self.world.poisoned(self, now_s)
+
+    def crash(self, strikes: int, cause: str) -> Crash:
+        """What the black box says when the process dies now."""
+        runs = list(self.worker.executing)
+        alone = sum(run.n for run in runs) == 1
+        return Crash(self.slot, self.incarnation, runs, alone, strikes, cause)
+
+    def die(self, now_s: float) -> None:
+        """Everything in memory is gone."""
+        self.alive = False
+        self.world.network.died(self, now_s)
+        self.mail.clear()
+
+    def on_crash(self, crash: Crash, now_s: float) -> None:
+        """The supervisor reports a death downstream."""
+        if self.alive:
+            self.core.on_crash(crash, now_s)
+            self.wake(now_s)
+
+    def call_later(self, at_s: float, name: str) -> None:
+        """Set an attribute back to its default when a fault of this process ends."""
+        reset = {"slow": partial(setattr, self.worker, "slow", 1.0)}
+        self.world.at(at_s, reset[name], ())
+
+    def __repr__(self) -> str:
+        return f"{self.slot}#{self.incarnation}{'z' if self.zombie else ''}"
+
+
+def _facts(link: SenderLink) -> tuple[object, ...]:
+    """What a foreign frame must not change."""
+    credit = link.credit
+    return link.state, link.token, link.version, link.unacked_items, credit.limit_items

@@ -1,0 +1,286 @@
+"""The user code of one simulated process: slices of items that take virtual time.
+
+Decides when a slice begins, how long it takes and what it makes of its items. Never touches
+frames. The process asks it to `advance` whenever it wakes.
+"""
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from zflow.protocol.core import Output
+from zflow.protocol.inbox import Portion
+from zflow.protocol.task import Task
+from zflow.testing.invariants import Violation
+from zflow.testing.items import Fate, Item
+from zflow.testing.topologies import FLAT, SINK, SOURCE, STREAM
+from zflow.wire.run import Run
+
+if TYPE_CHECKING:
+    from zflow.testing.process import Process
+
+STREAM_OUTPUTS = 2  # per step of a generator that streams
+COMMIT_S = 0.001  # between a sink's commit and its return
+
+
+class Worker:
+    """Executes one slice at a time. `due_s` is when the next thing happens; inf if idle."""
+
+    def __init__(self, process: "Process") -> None:
+        self._process = process
+        self._core = process.core
+        self._random = process.world.random
+        self._stage = process.stage
+        self._numbers = [edge.number for edge in process.stage.outs]
+        self.due_s = float("inf")
+        self.slow = 1.0  # service times are multiplied by it
+        self._portion: Portion | None = None
+        self._producing = 0
+        self._began_s = 0.0
+        self._committed = False
+        self._kills = False
+        self._task: Task | None = None  # of the generator that streams
+        self._step = 0
+        self._made: Counter[int] = Counter()  # units by edge since there was room
+
+    @property
+    def executing(self) -> list[Run]:
+        """What the black box names: the runs of the slice under way."""
+        return self._portion.runs if self._portion else []
+
+    @property
+    def items(self) -> list[Item]:
+        """The items of the slice under way."""
+        return self._portion.items if self._portion else []
+
+    @property
+    def sender(self) -> tuple[str, int]:
+        """Which incarnation sent what is being executed."""
+        assert self._portion is not None, "only a slice of a stage has a sender"
+        return self._portion.link.key[1], self._portion.link.incarnation
+
+    def advance(self, now_s: float) -> None:
+        """End what is over; `begin` starts the next."""
+        if self.due_s > now_s:
+            return
+        if self._stage.kind == SOURCE:
+            self._produce(now_s)
+        elif self._kills:
+            self._process.poisoned(now_s)
+        elif self._task is not None:
+            self._stream(now_s)
+        elif self._stage.kind == SINK and not self._committed:
+            self._commit(now_s)
+        else:
+            self._end(now_s)
+
+    def begin(self, now_s: float) -> None:
+        """Start a slice if there is work and room for what it makes."""
+        if self.due_s != float("inf") or self._core.full():
+            return
+        self._made.clear()
+        if self._stage.kind == SOURCE:
+            self._begin_source(now_s)
+        elif self._task is None:
+            self._begin_slice(now_s)
+        else:  # a suspended generator goes on
+            self.due_s = now_s + self._stage.service_s
+
+    # -- sources ---------------------------------------------------------------------------------
+
+    def _begin_source(self, now_s: float) -> None:
+        origin = self._core.origin
+        assert origin is not None, "a source has an origin"
+        left = len(self._process.roots) - origin.next
+        if left == 0:
+            self._core.source_ended = True
+            return
+        self._producing = min(left, self._random.randint(1, self._stage.slice_items))
+        self.due_s = now_s + self._service_s(self._producing)
+
+    def _produce(self, now_s: float) -> None:
+        origin = self._core.origin
+        assert origin is not None, "a source has an origin"
+        n = self._producing
+        items = self._process.roots[origin.next : origin.next + n]
+        self.due_s = float("inf")
+        if any(item.fate is Fate.FINAL for item in items):
+            for item in items:
+                self._produce_some([item], now_s)
+        else:
+            self._produce_some(items, now_s)
+
+    def _produce_some(self, items: list[Item], now_s: float) -> None:
+        origin = self._core.origin
+        assert origin is not None, "a source has an origin"
+        end = origin.next + len(items)
+        if items[0].fate is Fate.FINAL:
+            self._core.produced_bad("final", "SimError", "nobody can take it", end)
+            return
+        outputs = self._outputs(items)
+        self._core.produced(outputs, len(items), int(now_s * 1e9), end)
+        self._retained(outputs)
+
+    # -- slices ----------------------------------------------------------------------------------
+
+    def _begin_slice(self, now_s: float) -> None:
+        parcel = self._core.next_parcel(now_s)
+        if parcel is None:
+            return
+        most = 1 if self._stage.kind == STREAM else self._stage.slice_items
+        portion = self._core.take(parcel, self._random.randint(1, most), now_s)
+        process = self._process
+        process.world.invariants.named(portion)
+        process.check_suspect(portion)
+        self._portion = portion
+        self._began_s = now_s
+        self._committed = False
+        self._kills = any(item.fate is Fate.POISON for item in portion.items)
+        took_s = self._service_s(portion.n)
+        # A killing item strikes somewhere in the slice, other events may come before.
+        self.due_s = now_s + (took_s * self._random.random() if self._kills else took_s)
+        self._core.inbox.executing_since_s = now_s
+        if self._stage.kind == STREAM and not self._kills:
+            self._task = self._core.open_task(portion, 0)
+            self._step = 0
+
+    def _service_s(self, n: int) -> float:
+        return n * self._stage.service_s * self.slow * (0.5 + self._random.random())
+
+    def _commit(self, now_s: float) -> None:
+        """A sink's effects become durable before it returns."""
+        assert self._portion is not None, "a slice has a portion"
+        attempts = self._attempts()
+        for item, attempt in zip(self._portion.items, attempts, strict=True):
+            if self._failure(item, attempt) is None:
+                item.settle()
+        self._committed = True
+        self.due_s = now_s + COMMIT_S * self.slow
+
+    def _attempts(self) -> list[int]:
+        assert self._portion is not None, "a slice has a portion"
+        return [run.attempt for run in self._portion.runs for _ in range(run.n)]
+
+    @staticmethod
+    def _failure(item: Item, attempt: int) -> str | None:
+        if item.fate is Fate.FINAL:
+            return "final"
+        if item.fate is Fate.ALWAYS or (item.fate is Fate.FLAKY and attempt < item.fails):
+            return "error"
+        return None
+
+    def _end(self, now_s: float) -> None:
+        """Hand over what the slice made, input by input around those that failed."""
+        portion = self._portion
+        assert portion is not None, "a slice has a portion"
+        begin = 0
+        for position, attempt in enumerate(self._attempts()):
+            code = self._failure(portion.items[position], attempt)
+            if code is not None:
+                self._returned(begin, position)
+                self._core.failed(portion, position, code, "SimError", "it failed")
+                begin = position + 1
+        self._returned(begin, portion.n)
+        self._over(now_s)
+
+    def _over(self, now_s: float) -> None:
+        assert self._portion is not None, "a slice has a portion"
+        self._core.inbox.window.measured(self._portion.n, max(1e-6, now_s - self._began_s))
+        self._core.inbox.executing_since_s = None
+        self._portion = None
+        self._task = None
+        self.due_s = float("inf")
+
+    def _returned(self, begin: int, end: int) -> None:
+        if begin == end:
+            return
+        portion = self._portion
+        assert portion is not None, "a slice has a portion"
+        items = portion.items[begin:end]
+        if self._stage.kind == FLAT:
+            for offset, item in enumerate(items):
+                self._yielded(portion, begin + offset, item)
+            return
+        outputs = self._outputs(items)
+        self._core.returned(portion, begin, end, outputs)
+        self._retained(outputs)
+
+    def _outputs(self, items: list[Item]) -> list[Output]:
+        """At most one kid of each item on each edge."""
+        outputs = []
+        for at, number in enumerate(self._numbers):
+            positions = [p for p, item in enumerate(items) if item.kids[at]]
+            kids = [items[p].kids[at][0][1] for p in positions]
+            everyone = len(positions) == len(items)
+            outputs.append(Output(number, None if everyone else positions, kids))
+        return outputs
+
+    def _retained(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            if output.items:
+                self._count_made(output.edge, len(output.items))
+
+    def _count_made(self, edge: int, n: int) -> None:
+        self._made[edge] += n
+        self._process.made(edge, self._made[edge])
+
+    # -- yields ----------------------------------------------------------------------------------
+
+    def _yielded(self, portion: Portion, position: int, item: Item) -> None:
+        task = self._core.open_task(portion, position)
+        self._yield(task, portion, position, item, 0, 1 << 30)
+        self._core.done(task)
+        if self._random.random() < 0.05:
+            self._too_late(task, portion, position)
+
+    def _yield(
+        self, task: Task, portion: Portion, position: int, item: Item, low: int, high: int
+    ) -> None:
+        """The yields of one input with ordinals in [low, high)."""
+        for number, kids in zip(self._numbers, item.kids, strict=True):
+            some = [(ordinal, kid) for ordinal, kid in kids if low <= ordinal < high]
+            if some:
+                ordinals, made = [o for o, _ in some], [kid for _, kid in some]
+                self._core.yielded(task, portion, position, number, ordinals, made)
+                self._count_made(number, len(made))
+
+    def _too_late(self, task: Task, portion: Portion, position: int) -> None:
+        """User code tries to emit for an input that has returned: it must be told no (I3)."""
+        if not self._numbers:
+            return
+        extra = Item(0, None, None, 1)
+        try:
+            self._core.yielded(task, portion, position, self._numbers[0], [1 << 20], [extra])
+        except ValueError:
+            self._process.world.count("emission after return refused")
+            return
+        raise Violation("I3", "an input that had returned took another output")
+
+    def _stream(self, now_s: float) -> None:
+        """One step of a generator whose outputs leave while it goes on."""
+        portion, task = self._portion, self._task
+        assert portion is not None and task is not None, "a generator streams"
+        item = portion.items[0]
+        low, high = self._step, self._step + STREAM_OUTPUTS
+        failure = self._failure(item, self._attempts()[0])
+        last = 1 + max((o for kids in item.kids for o, _ in kids), default=-1)
+        if failure is not None and high >= last // 2:
+            self._fail_stream(task, portion, failure)
+            self._over(now_s)
+            return
+        self._yield(task, portion, 0, item, low, high)
+        self._step = high
+        if high >= last:
+            self._core.done(task)
+            self._over(now_s)
+            return
+        self._process.world.count("streaming step")
+        self.due_s = float("inf")  # `begin` goes on as soon as there is room
+        if self._core.full():
+            self._process.world.count("generator suspended")
+
+    def _fail_stream(self, task: Task, portion: Portion, code: str) -> None:
+        if self._step:
+            self._process.world.count("failed after some outputs")
+            self._core.failed_open(task, code, "SimError", "it failed half-way")
+        else:
+            self._core.failed(portion, 0, code, "SimError", "it failed")

@@ -1,0 +1,147 @@
+"""Items <-> bytes: pickle protocol 5, large buffers apart. The only importer of pickle.
+
+Decides how a list of items travels. Never opens a payload on its own: the caller has checked
+token and identity first. Pickle executes what it reads, so this codec is for links whose peer is
+this run's own (a private run directory).
+"""
+
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+
+from zflow.wire.data import MAX_BUFFERS
+from zflow.wire.payload import DecodeError, EncodeError
+
+MIN_BUFFER_BYTES = 16 * 1024  # below it a frame of its own costs more than the copy
+
+Part = bytes | memoryview
+
+
+class Parts:
+    """One encoded list: the body, then the out-of-band buffers, none of them writable."""
+
+    __slots__ = ("parts", "size_bytes", "sizes")
+
+    def __init__(self, parts: list[Part]) -> None:
+        self.parts = parts
+        self.sizes = [len(part) for part in parts]
+        self.size_bytes = sum(self.sizes)
+
+
+class PickleCodec:
+    """Stateless; safe from every thread."""
+
+    name = "pickle5"
+
+    def encode(self, items: list[Any]) -> Parts:
+        """Raises EncodeError, with the pickler's own error as its cause."""
+        parts: list[Part] = [b""]
+
+        def take(buffer: pickle.PickleBuffer) -> bool:
+            raw = _raw(buffer)
+            if raw is None or raw.nbytes < MIN_BUFFER_BYTES or len(parts) > MAX_BUFFERS:
+                return True  # stays in the body
+            # What the user's code may still write to must not change what is re-sent.
+            parts.append(raw if raw.readonly else bytes(raw))
+            return False
+
+        try:
+            parts[0] = pickle.dumps(items, protocol=5, buffer_callback=take)
+        except Exception as error:
+            raise EncodeError(f"cannot be pickled: {error}") from error
+        return Parts(parts)
+
+    def decode(self, payload: Parts) -> list[Any]:
+        """Raises DecodeError. Arrays arrive read-only: they share the received buffers."""
+        body, *buffers = payload.parts
+        try:
+            items = pickle.loads(body, buffers=buffers)
+        except Exception as error:
+            raise DecodeError(f"cannot be unpickled: {error}") from error
+        if type(items) is not list:
+            raise DecodeError(f"a message holds a list of items; got {type(items).__name__}")
+        return items
+
+
+def _raw(buffer: pickle.PickleBuffer) -> memoryview | None:
+    try:
+        return buffer.raw()
+    except BufferError:  # not contiguous: pickle copies it into the body
+        return None
+
+
+def holds_writable_buffer(item: Any) -> bool:
+    """True if the item exports a buffer that its owner can still write to; probed once per type."""
+    found = False
+
+    def look(buffer: pickle.PickleBuffer) -> bool:
+        nonlocal found
+        found = found or not memoryview(buffer).readonly
+        return True
+
+    try:
+        pickle.dumps(item, protocol=5, buffer_callback=look)
+    except Exception:  # encode() reports it, with the item that is at fault
+        return False
+    return found or isinstance(item, bytearray)
+
+
+def snapshot(item: Any) -> Any:
+    """A copy whose buffers nobody can write to; the item itself if it cannot travel.
+
+    `encode` takes such buffers as they are, so each is copied once in all.
+    """
+    buffers: list[bytes] = []
+
+    def copy(buffer: pickle.PickleBuffer) -> bool:
+        raw = _raw(buffer)
+        if raw is None:
+            return True
+        buffers.append(bytes(raw))
+        return False
+
+    try:
+        body = pickle.dumps(item, protocol=5, buffer_callback=copy)
+        return pickle.loads(body, buffers=buffers)
+    except Exception:  # encode() reports it, with the item that is at fault
+        return item
+
+
+def checksum_bytes(item: Any) -> bytes | None:
+    """Bytes that are equal for equal items made again by the same code; None if there are none."""
+    out = io.BytesIO()
+    pickler = pickle.Pickler(out, protocol=5)
+    pickler.fast = True  # no memo: sharing inside the item does not show
+    try:
+        pickler.dump(item)
+    except Exception:  # recursive or not picklable: no checksum, nothing to compare
+        return None
+    return out.getvalue()
+
+
+def dump_item(item: Any) -> bytes | None:
+    """One item for the dead-letter store; None if it cannot be pickled."""
+    try:
+        return pickle.dumps(item, protocol=5)
+    except Exception:  # the store then keeps its repr alone
+        return None
+
+
+def load_item(raw: bytes) -> Any:
+    """The inverse of `dump_item`; raises DecodeError."""
+    try:
+        return pickle.loads(raw)
+    except Exception as error:
+        raise DecodeError(f"cannot be unpickled: {error}") from error
+
+
+def why_not_shippable(target: Callable[..., Any]) -> str | None:
+    """Why cloudpickle cannot carry a function to another process; None if it can."""
+    try:
+        cloudpickle.dumps(target)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
