@@ -21,9 +21,10 @@ class Slot:
     def parse(cls, text: str) -> "Slot":
         """The inverse of `str`; raises ValueError for anything else."""
         stage, _, index = text.rpartition("/")
-        if not stage or not index.isdigit():
+        slot = cls(stage, int(index)) if index.isdigit() else None
+        if not stage or str(slot) != text or slot is None:
             raise ValueError(f"a slot is written stage/index; got {text!r}")
-        return cls(stage, int(index))
+        return slot
 
 
 def new_token() -> int:

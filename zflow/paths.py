@@ -63,14 +63,18 @@ def make_private(path: Path) -> None:
         raise Unavailable(f"{path} is open to other users; its mode must be 0700")
 
 
-def make_run_directory(state: Path, environment: Mapping[str, str]) -> RunDirectory:
-    """The run directory that belongs to a state directory; raises Unavailable if it is unsafe."""
+def run_directory_of(state: Path, environment: Mapping[str, str]) -> Path:
+    """Where the run directory of a state directory lies, whether it exists or not."""
     digest = hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:12]
     runtime = environment.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir() and os.access(runtime, os.W_OK):
-        root = Path(runtime) / f"zf-{digest}"
-    else:
-        root = Path("/tmp") / f"zf-{os.getuid()}-{digest}"
+        return Path(runtime) / f"zf-{digest}"
+    return Path("/tmp") / f"zf-{os.getuid()}-{digest}"
+
+
+def make_run_directory(state: Path, environment: Mapping[str, str]) -> RunDirectory:
+    """The run directory that belongs to a state directory; raises Unavailable if it is unsafe."""
+    root = run_directory_of(state, environment)
     longest = RunDirectory(root).endpoint(999_999, 999_999, "ack")
     if len(longest.removeprefix("ipc://").encode()) > MAX_IPC_PATH_BYTES:
         raise Unavailable(
@@ -118,6 +122,11 @@ class StateDirectory:
             make_private(folder)
 
 
+def topologies_folder(base: Path) -> Path:
+    """Where the runs of all topologies lie."""
+    return base / ".zflow"
+
+
 def runs_folder(base: Path, topology: str) -> Path:
     """Where the runs of one topology lie."""
-    return base / ".zflow" / topology
+    return topologies_folder(base) / topology

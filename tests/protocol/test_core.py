@@ -7,9 +7,9 @@ import pytest
 from zflow.protocol.actions import Dial, Hangup, Send
 from zflow.protocol.core import Output
 from zflow.protocol.identity import Branch, place_output
-from zflow.wire.data import Bye, Crash, Reset
+from zflow.wire.data import Bye, Crash, Data, Reset
 from zflow.wire.payload import DecodeError
-from zflow.wire.run import OSEQ, Run
+from zflow.wire.run import OSEQ, SUSPECT, Run
 
 TO_MIDDLE, TO_SINK, TO_OTHER = 11, 22, 33
 SEEDS = range(50)
@@ -86,7 +86,11 @@ def test_filtered_items_are_settled_and_the_others_keep_their_names(kit, make_wi
         return {TO_SINK: [-item]} if item % 3 else {}
 
     source, sink = line(kit, wire, odd, middles=2)
-    wire.produce("read/0", list(range(300)))
+    at = 0
+    while at < 300:  # short runs, so that messages hold several and filters empty some
+        n = min(300 - at, wire.chance.randrange(1, 5))
+        wire.produce("read/0", list(range(at, at + n)))
+        at += n
     wire.run()
     kept = [k for k in range(300) if k % 3]
     edges = Branch(edge=TO_MIDDLE), Branch(edge=TO_SINK)
@@ -94,6 +98,36 @@ def test_filtered_items_are_settled_and_the_others_keep_their_names(kit, make_wi
     assert len(sink.got) == len(kept), f"seed {seed}"
     assert set(sink.got) == expected, f"seed {seed}"
     assert source.core.origin.low == 300, f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_portion_may_return_in_parts_and_in_any_order(kit, make_wire, seed):
+    wire = make_wire(seed)
+    source, sink = line(kit, wire, None)
+    work = wire.replicas["work/0"].core
+
+    def execute(now_s, chance):
+        parcel = work.next_parcel(now_s)
+        if parcel is None:
+            return False
+        portion = work.take(parcel, 100, now_s)
+        cuts = sorted({0, portion.n, *(chance.randrange(portion.n) for _ in range(3))})
+        parts = list(zip(cuts, cuts[1:], strict=False))
+        chance.shuffle(parts)
+        for begin, end in parts:
+            output = Output(TO_SINK, None, [-item for item in portion.items[begin:end]])
+            work.returned(portion, begin, end, [output])
+        return True
+
+    wire.replicas["work/0"].work = execute
+    for k in range(20):
+        wire.produce("read/0", [3 * k, 3 * k + 1, 3 * k + 2])
+    wire.run()
+    edges = Branch(edge=TO_MIDDLE), Branch(edge=TO_SINK)
+    assert set(sink.got) == {(named(k, *edges), -k) for k in range(60)}, f"seed {seed}"
+    assert len(sink.got) == 60, f"seed {seed}"
+    assert work.running == 0, f"seed {seed}"
+    assert source.core.origin.low == 60, f"seed {seed}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -281,17 +315,20 @@ def test_an_item_that_nobody_can_read_is_buried_and_the_others_arrive(kit, make_
     assert source.core.origin.low == 4
 
 
-def test_a_body_with_another_number_of_items_than_its_header_is_refused(kit, make_wire):
+def test_a_body_with_another_number_of_items_than_its_header_is_sent_again_one_by_one(
+    kit, make_wire
+):
     wire = make_wire()
     source, sink = pair(kit, wire)
     wire.produce("read/0", ["a", "b", "c"])
     source.core.tick(wire.now_s)
     (send,) = [a for a in source.core.actions if isinstance(a, Send) and a.payload is not None]
     send.payload = kit.ListPayload(["a", "b"])
-    wire.run()
+    wire.step()
     assert sink.got == []
-    assert {bury.code for bury in wire.buried} == {"decode"}
-    assert "the header names 3 items, the body 2" in wire.buried[0].error
+    wire.run()
+    assert sorted(items_of(sink)) == ["a", "b", "c"]
+    assert wire.buried == []
 
 
 def test_an_output_that_cannot_travel_fails_its_input_one_hop_up(kit, make_wire):
@@ -404,6 +441,22 @@ def test_suspects_leave_the_inbox_one_by_one(kit, make_wire):
     assert taken == [[0, 1], [2], [3], [4], [5, 6, 7]]
 
 
+def test_suspects_leave_one_by_one_even_if_a_peer_mixes_them_with_others(kit, make_wire):
+    wire = make_wire()
+    source, sink = pair(kit, wire)
+    token = source.core.outboxes[TO_SINK].links[0].token
+    sizes_and_flags = [(2, 0), (1, 0), (2, SUSPECT), (1, 0)]
+    runs = [Run(ORIGIN, 5, OSEQ, 0, 10 * k, n, 0, 0, f) for k, (n, f) in enumerate(sizes_and_flags)]
+    payload = kit.ListPayload(list("abcdef"))
+    sink.core.on_frame(Data(token, 0, 6, runs, payload.sizes), payload, wire.now_s)
+    taken = []
+    while parcel := sink.core.next_parcel(wire.now_s):
+        portion = sink.core.take(parcel, 100, wire.now_s)
+        taken.append("".join(portion.items))
+        sink.core.returned(portion, 0, portion.n, [])
+    assert taken == ["abc", "d", "e", "f"]
+
+
 # -- the end --------------------------------------------------------------------------------------
 
 
@@ -436,7 +489,7 @@ def test_finishing_is_refused_while_units_are_unacknowledged(kit, make_wire):
     source, sink = pair(kit, wire)
     wire.produce("read/0", [1, 2, 3])
     wire.step(work=False)
-    with pytest.raises(ValueError, match="3 units open"):
+    with pytest.raises(ValueError, match="open units"):
         source.core.finish()
     wire.run()
     assert items_of(sink) == [1, 2, 3]

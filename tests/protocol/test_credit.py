@@ -50,6 +50,16 @@ def test_one_unit_may_overshoot_the_bytes_and_two_may_not():
     assert not credit.fits(1, 1)
 
 
+def test_nothing_may_go_once_the_bytes_are_used_up_to_the_last():
+    credit = SenderCredit()
+    credit.raise_to(10, 100)
+    credit.take(2, 100)
+    assert credit.room_items() == 0
+    assert not credit.fits(1, 0)
+    credit.raise_to(10, 101)
+    assert credit.room_items() == 8
+
+
 def test_statements_in_any_order_end_at_the_same_limit():
     limits = [(5, 100), (9, 80), (2, 300)]
     for order in (limits, limits[::-1], [*limits, *limits]):

@@ -439,7 +439,7 @@ def test_bye_ends_a_link(bench):
     assert not bench.inbox.ended(1)
     bench.inbox.on_bye(Bye(TOKEN))
     assert bench.inbox.ended(1)
-    assert bench.link.closed
+    assert bench.link.ended
 
 
 def test_an_end_that_overtakes_lost_units_is_not_believed(bench):

@@ -267,7 +267,7 @@ def test_the_wait_between_attempts_has_an_end(make):
         now_s = bench.outbox.retrying[0][0]
 
 
-@pytest.mark.parametrize("code", ["final", "decode", "encode"])
+@pytest.mark.parametrize("code", ["final", "encode"])
 def test_a_failure_that_another_attempt_cannot_mend_is_not_tried_again(make, code):
     bench = make().up()
     bench.numbers(1)
@@ -451,6 +451,12 @@ def test_an_item_beyond_the_largest_message_fails_its_input(make):
     bench.state(acked=[0, 2])
     assert [failure[:2] for failure in bench.owner.failed] == [(1, "encode")]
     assert bench.owner.settled == [0, 2]
+
+
+def test_an_item_as_large_as_the_largest_message_travels(make):
+    bench = make().up()
+    bench.enqueue(1, bench.kit.Big(MAX_FRAME_BYTES), 2)
+    assert numbers_in(bench.dispatch()) == [0, 1, 2]
 
 
 def test_a_unit_that_nobody_can_read_is_dead_lettered_and_the_others_go_on(make):

@@ -59,8 +59,8 @@ class Queue:
     def accused(self, crash):
         self.crashes.append(crash)
 
-    def decode(self, payload):
-        return self.codec.decode(payload)
+    def items_of(self, sent):
+        return self.codec.decode(sent.payload)
 
 
 def pairs(segment) -> list:
@@ -255,12 +255,18 @@ def test_a_hello_that_the_socket_refuses_is_said_again_within_a_tenth_of_a_secon
 
 def test_a_refused_sender_waits_as_long_as_it_is_told(bench):
     bench.link.dial(NOW_S)
-    bench.link.on_refuse(Refuse(bench.link.token, "generation", 0, 5.0), NOW_S)
-    assert bench.link.due_s() == pytest.approx(NOW_S + 5.0)
-    bench.link.tick(NOW_S + 4.9)
+    bench.link.on_refuse(Refuse(bench.link.token, "generation", 0, 1.5), NOW_S)
+    assert bench.link.due_s() == pytest.approx(NOW_S + 1.5)
+    bench.link.tick(NOW_S + 1.4)
     assert len(bench.frames(Hello)) == 1
-    bench.link.tick(NOW_S + 5.0)
+    bench.link.tick(NOW_S + 1.5)
     assert len(bench.frames(Hello)) == 2
+
+
+def test_no_receiver_can_silence_a_link_for_ever(bench):
+    bench.link.dial(NOW_S)
+    bench.link.on_refuse(Refuse(bench.link.token, "generation", 0, float("inf")), NOW_S)
+    assert bench.link.due_s() <= NOW_S + 2.0
 
 
 def test_a_sender_is_not_retired_by_an_incarnation_that_is_not_newer(bench):

@@ -11,6 +11,8 @@ from zflow.errors import ProtocolError
 from zflow.wire.data import (
     FRAME_TYPES,
     MAX_BUFFERS,
+    MAX_ERROR_BYTES,
+    MAX_FRAME_BYTES,
     PROTOCOL,
     Bye,
     Crash,
@@ -89,6 +91,11 @@ def test_the_bytes_of_a_frame_are_read_back_as_the_frame(frame, golden, view):
     found = decode(view(bytes.fromhex(golden)))
     assert type(found) is type(frame)
     assert found == frame
+
+
+def test_the_limits_are_those_that_every_peer_knows():
+    assert (PROTOCOL, MAX_BUFFERS) == (1, 62)
+    assert (MAX_FRAME_BYTES, MAX_ERROR_BYTES) == (64 * 2**20, 4096)
 
 
 def test_there_is_a_golden_frame_of_every_type():

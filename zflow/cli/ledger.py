@@ -1,9 +1,13 @@
 """The books of a run as lines of text. Decides wording only."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
+from zflow.cli.output import aligned
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
+from zflow.paths import runs_folder
 from zflow.state.books import EdgeBooks
 
 
@@ -11,23 +15,36 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
     """Per edge where every unit went, then the totals, then what to do next."""
     rows = [("edge", "sent", "processed", "dead", "dropped", "replayed")]
     rows += [_row(edge) for edge in result.edges]
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        yield "  ".join(cells).rstrip()
+    yield from aligned(rows, right=range(1, len(rows[0])))
     yield (
         f"{result.items:,} items in {result.seconds:.1f} s ({result.rate_per_s:,.0f}/s), "
         f"latency p50 {_time(result.latency_p50_s)}, p99 {_time(result.latency_p99_s)}"
     )
     yield f"run {result.run_id}: {result.outcome}"
     if result.dead_letters:
-        yield (
-            f"{result.dead_letters} dead letters: zflow dead ls --run {result.run_id} "
-            f"--topology {plan.config.topology}"
-        )
-    if result.exit_code not in (0, 1):
-        yield f"continue it: zflow run {plan.config.target.target} --resume {result.run_id}"
+        letters = "letter" if result.dead_letters == 1 else "letters"
+        yield f"{result.dead_letters} dead {letters}: {shlex.join(_dead_ls(plan))}"
+    if result.exit_code not in (0, 1) and not plan.config.redrive:
+        yield f"continue it: {shlex.join(_resume(plan))}"
+
+
+def _dead_ls(plan: Plan) -> list[str]:
+    """The command that lists the run's dead letters, from this very folder."""
+    if not _in_its_place(plan):
+        return ["zflow", "dead", "ls", "--state", str(plan.state.root)]
+    run_id = plan.config.run_id
+    return ["zflow", "dead", "ls", "--topology", plan.config.topology, "--run", run_id]
+
+
+def _resume(plan: Plan) -> list[str]:
+    command = ["zflow", "run", plan.config.target.target, "--resume", plan.config.run_id]
+    return command if _in_its_place(plan) else [*command, "--state", str(plan.state.root)]
+
+
+def _in_its_place(plan: Plan) -> bool:
+    """True if the run lies where its topology and id alone say."""
+    usual = runs_folder(Path.cwd(), plan.config.topology) / plan.config.run_id
+    return plan.state.root == usual
 
 
 def _row(edge: EdgeBooks) -> tuple[str, str, str, str, str, str]:

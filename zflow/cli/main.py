@@ -22,8 +22,12 @@ class Verb(NamedTuple):
 # One row per verb; the summary is kept here so that help need not import the verb.
 VERBS: dict[str, Verb] = {
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "dead": Verb(
+        "zflow.cli.dead:dead", "Look at the items that a run has given up, and send them again."
+    ),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
+    "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
     "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
 }
 

@@ -4,7 +4,7 @@ Decides which exit code belongs to which error. Never decides what is wrong.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,41 @@ def show_problems(problems: Iterable[Problem], heading: str = "") -> None:
 def show_json(data: Any) -> None:
     """One object on stdout."""
     click.echo(json.dumps(data, ensure_ascii=False))
+
+
+def aligned(rows: Iterable[Sequence[str]], right: Collection[int]) -> Iterator[str]:
+    """Rows as lines with their columns below one another. right: the columns of numbers."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (
+            cell.rjust(width) if k in right else cell.ljust(width)
+            for k, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()
+
+
+def shortened(text: str, most: int) -> str:
+    """One line of at most `most` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else line[: most - 3] + "..."
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min`, `2 h` or `5 d`, rounded down."""
+    for unit, length_s in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length_s:
+            return f"{seconds // length_s:.0f} {unit}"
+    return f"{max(seconds, 0) // 1:.0f} s"
+
+
+def size(size_bytes: float) -> str:
+    """`512 B`, `1.5 KiB`, `20.0 MiB`, ..."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.1f} {unit}" if unit != "B" else f"{size_bytes:.0f} B"
+        size_bytes /= 1024
+    return f"{size_bytes:.1f} TiB"
 
 
 def problem_data(problem: Problem) -> dict[str, Any]:

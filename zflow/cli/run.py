@@ -17,6 +17,7 @@ from zflow.clock import Clock
 from zflow.config import parse_replicas
 from zflow.loader import load
 from zflow.local.plan import Plan, new_plan, resumed_plan
+from zflow.local.result import RunResult
 from zflow.local.run import LocalRun
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -90,10 +91,20 @@ def run(
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
-    clock = Clock()
-    plan = _plan(target, parameters, replicas, resume, state, clock)
+    plan = _plan(target, parameters, replicas, resume, state)
+    result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level)
+    exit_code = result.exit_code
+    if exit_code == 0 and fail_on_dead and result.dead_letters:
+        exit_code = 1
+    ctx.exit(exit_code)
+
+
+def run_plan(
+    plan: Plan, *, as_json: bool, timeout_s: float | None = None, log_level: str = "WARNING"
+) -> RunResult:
+    """Run a plan in the foreground and show its ledger. Blocks until the end."""
     screen = make_screen(plan, quiet_stdout=as_json)
-    local = LocalRun(plan, screen, clock, log_level=log_level.upper())
+    local = LocalRun(plan, screen, Clock(), log_level=log_level.upper())
     _let_interrupts_drain(local)
     with screen:
         result = local.run(timeout_s)
@@ -101,10 +112,7 @@ def run(
         show_json(result.as_data())
     else:
         screen.show_result(result)
-    exit_code = result.exit_code
-    if exit_code == 0 and fail_on_dead and result.dead_letters:
-        exit_code = 1
-    ctx.exit(exit_code)
+    return result
 
 
 def _plan(
@@ -113,7 +121,6 @@ def _plan(
     replicas: tuple[str, ...],
     resume: str | None,
     state: Path | None,
-    clock: Clock,
 ) -> Plan:
     """Check everything before anything starts. raises: ConfigError."""
     loaded = load(target)
@@ -134,7 +141,7 @@ def _plan(
         base=Path.cwd(),
         state=state,
         environment=os.environ,
-        clock=clock,
+        clock=Clock(),
     )
 
 

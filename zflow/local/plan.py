@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zflow.clock import Clock
 from zflow.config import parse_parameters
-from zflow.errors import ConfigError, Problem
+from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
 from zflow.loader import Loaded, load, load_source
 from zflow.paths import RunDirectory, StateDirectory, make_run_directory, runs_folder
@@ -18,6 +18,7 @@ from zflow.state.runs import (
     RunRecord,
     StoredRun,
     find_run,
+    read_run,
     remove_run,
     superseded,
     write_record,
@@ -91,8 +92,7 @@ def resumed_plan(
 ) -> Plan:
     """The run of that id (or `last`), with the code and parameters it began with."""
     declared = loaded.topology.declared()
-    folder = state.parent if state is not None else runs_folder(base, declared.name)
-    stored = find_run(folder, name if state is None else state.name)
+    stored = _stored(name, declared.name, base, state)
     record = stored.record
     if record.digest != loaded.digest:
         raise _refused(
@@ -104,6 +104,21 @@ def resumed_plan(
     resumed = StoredRun(record=replace(record, outcome="", exit_code=None), state=stored.state)
     write_record(stored.state, resumed.record)
     return _plan(declared, resumed, replicas, environment, resumed=True)
+
+
+def _stored(name: str, topology: str, base: Path, state: Path | None) -> StoredRun:
+    """The run that `--resume NAME` means; a folder given with --state holds one run only."""
+    if state is None:
+        return find_run(runs_folder(base, topology), name)
+    try:
+        stored = read_run(state.absolute())
+    except Unavailable as error:
+        fix = "name the folder that the run was started with"
+        raise _refused(f"--state {state}", str(error), fix) from error
+    if name not in ("last", stored.record.run_id):
+        message = f"the run in this folder is {stored.record.run_id}, not {name}"
+        raise _refused(f"--state {state}", message, "give --resume last")
+    return stored
 
 
 def redrive_plan(
@@ -141,6 +156,11 @@ def load_stored(stored: StoredRun) -> Loaded:
     return load_source(source, Path(record.path), record.attribute, target=record.target)
 
 
+def redrive_name(label: str) -> str:
+    """The stage that sends dead letters over an edge; part of the ids of what fails again."""
+    return REDRIVE + label.replace("->", ":")  # a shell would take `>` for itself
+
+
 def _redriven(
     config: RunConfig, edges: Mapping[str, EdgeDecl], letters: Mapping[str, Sequence[str]]
 ) -> RunConfig:
@@ -154,7 +174,7 @@ def _redriven(
     by_label = {edge.label: edge for edge in config.edges}
     number = len(config.stages)
     for label in edges:
-        name = REDRIVE + label
+        name = redrive_name(label)
         edge = by_label[label]
         stages.append(
             StageConfig(
@@ -191,7 +211,7 @@ def _redriven(
         stages=stages,
         edges=kept,
         parameters=config.parameters,
-        redrive={REDRIVE + label: list(ids) for label, ids in letters.items()},
+        redrive={redrive_name(label): list(ids) for label, ids in letters.items()},
     )
 
 

@@ -111,7 +111,8 @@ class LocalRun:
             shutil.rmtree(plan.run.root, ignore_errors=True)
             lock.release()
         result = self._result()
-        plan.stored.finish(result.outcome, result.exit_code)
+        if not plan.config.redrive:  # sending some letters again does not end the run itself
+            plan.stored.finish(result.outcome, result.exit_code)
         return result
 
     # -- the loop ----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the core asks its driver to do, in order. Values only.
 
-A driver that cannot send says so with `Core.refused(action)` and drops the rest for that token.
+A driver that cannot send says so with `Core.refused_send` or `refused_reply`, and drops what was
+still to be sent for that token.
 """
 
 from dataclasses import dataclass

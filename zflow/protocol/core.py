@@ -237,8 +237,7 @@ class Core:
         parcel.items = [None] * parcel.n
         self.inbox.leave(parcel, parcel.n, now_s)
         cause = type(error.__cause__ or error).__name__
-        for k in range(parcel.n):
-            parcel.link.fail(parcel.first + k, "decode", cause, str(error))
+        parcel.link.fail_all(parcel.first, parcel.n, "decode", cause, str(error))
 
     def take(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Up to `n` units of the parcel leave the inbox; suspects leave one by one."""
@@ -388,6 +387,8 @@ class Core:
         return all(link.state is LinkState.UP for link in self._links.values())
 
     def finish(self) -> None:
-        """BYE on every link; raises ValueError if something is still open."""
+        """BYE on every link; raises ValueError if anything is still open."""
+        if not self.settled():
+            raise ValueError("a core with open units cannot finish")
         for link in self._links.values():
             link.close()

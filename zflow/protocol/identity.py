@@ -13,11 +13,9 @@ Two rules hold everything together:
 from dataclasses import dataclass
 
 from zflow.hashing import mix64
-from zflow.wire.run import OSEQ, Run
+from zflow.wire.run import INDEX, OSEQ, Run
 
 PART_UNITS = 256  # places in one keyed unit; more outputs of one input start another part
-
-RETURNS, YIELDS = False, True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +103,7 @@ class Brancher:
         return Run(
             run.origin,
             mix64(run.path, self._edge, index),
-            1,
+            INDEX,
             oseq,
             first,
             n,

@@ -32,6 +32,7 @@ from zflow.wire.run import Run, cut_runs
 
 STATE_EVERY_S = 0.005
 RETRY_REPLY_S = 0.002  # a reply the socket refused: the connection is being made
+INCARNATION_SHIFT = 32  # of a statement's version; below it they are counted
 RETRY_REPLY_MAX_S = 0.1  # or the sender is dead, and will say HELLO when it is back
 
 
@@ -83,23 +84,24 @@ class Portion:
 class ReceiverLink:
     """One token of one (edge, sender slot). It owns the tasks of what came over it."""
 
-    def __init__(self, hello: Hello, credit: ReceiverCredit) -> None:
+    def __init__(self, hello: Hello, credit: ReceiverCredit, incarnation: int) -> None:
         self.key: LinkKey = (hello.edge, hello.sender)
         self.token = hello.token
         self.incarnation = hello.incarnation
         self.dial = hello.dial
         self.ack_endpoint = hello.ack_endpoint
         self.ended = hello.ended
-        self.closed = False
         self.next = 0
-        self.version = 0
+        # A late HELLO may give a predecessor's token to us: our statements must outrank its own,
+        # and what the sender has seen of them must not count as seen of ours.
+        self.version = incarnation << INCARNATION_SHIFT
         self.credit = credit
         self.held = 0  # units in the inbox
         self.changed_s = float("inf")  # when something not yet stated happened
         self.refusals = 0  # replies the socket did not take since the sender was last heard
-        self.welcome_due_s = 0.0
+        self.welcome_due_s = float("inf")
         self.acked = IntervalSet()
-        self.nacks: list[tuple[int, Nack]] = []  # with the version that first stated it
+        self.nacks: deque[tuple[int, Nack]] = deque()  # with the version that first stated it
 
     def settle(self, first: int, n: int) -> None:
         """Owner of a task: these units are processed with everything made from them."""
@@ -108,14 +110,20 @@ class ReceiverLink:
 
     def fail(self, first: int, code: str, error_class: str, error: str) -> None:
         """Owner of a task: this unit is the sender's again."""
-        text = error.encode()[-MAX_ERROR_BYTES:].decode(errors="replace")
-        self.nacks.append((self.version + 1, Nack(first, 1, code, error_class, text)))
+        self.fail_all(first, 1, code, error_class, error)
+
+    def fail_all(self, first: int, n: int, code: str, error_class: str, error: str) -> None:
+        """Units [first, first + n) failed together."""
+        raw = error.encode(errors="replace")[-MAX_ERROR_BYTES:]
+        text = raw.decode(errors="ignore")  # a letter that was cut in two is left out
+        name = error_class.encode(errors="replace").decode()
+        self.nacks.append((self.version + 1, Nack(first, n, code, name, text)))
         self.changed_s = 0.0
 
     def seen(self, version: int) -> None:
         """The sender has applied every statement up to `version`."""
         while self.nacks and self.nacks[0][0] <= version:
-            _, nack = self.nacks.pop(0)
+            _, nack = self.nacks.popleft()
             # The sender has let go of these units on this link, so calling them acknowledged
             # from now on changes nothing and keeps the set one range.
             self.acked.add(nack.first, nack.first + nack.n)
@@ -190,7 +198,7 @@ class Inbox:
             self.parcels = deque(p for p in self.parcels if p.link is not old)
         links = len(self.links) + (old is None)
         credit = ReceiverCredit(self.window.items(links), self._window_bytes(links))
-        link = ReceiverLink(frame, credit)
+        link = ReceiverLink(frame, credit, self.settings.incarnation)
         self.links[link.key] = link
         self._tokens[link.token] = link
         return link
@@ -229,19 +237,18 @@ class Inbox:
             lost = Reset(frame.token, "token")
             self._act(Reply(key, frame.ack_endpoint, frame.incarnation, lost))
             return
-        link.ended = frame.ended
         link.refusals = 0
         link.seen(frame.version_seen)
         if frame.next > link.next:
             self._reset(link, "gap")
-        else:
-            self._state(link, now_s)
+            return
+        link.ended = frame.ended  # believed only behind everything that was sent
+        self._state(link, now_s)
 
     def on_bye(self, frame: Frame) -> None:
         """The sender is through."""
         link = self._tokens.get(frame.token)
         if link is not None:
-            link.closed = True
             link.ended = True
 
     def _known(self, frame: Frame) -> ReceiverLink | None:

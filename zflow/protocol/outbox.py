@@ -14,11 +14,11 @@ from typing import Any, Protocol
 from zflow.protocol.actions import Action, Bury, Fail
 from zflow.protocol.ledger import EdgeLedger
 from zflow.protocol.segment import Segment
-from zflow.protocol.sender import Identity, SenderLink
+from zflow.protocol.sender import Identity, SenderLink, Sent
 from zflow.protocol.suspects import Suspects, Suspicion
 from zflow.wire.data import MAX_FRAME_BYTES, Crash, Nack
-from zflow.wire.payload import Codec, EncodeError, Payload
-from zflow.wire.run import RESENT, SUSPECT, cut_runs
+from zflow.wire.payload import Codec, DecodeError, EncodeError, Payload
+from zflow.wire.run import RESENT, SINGLE, SUSPECT, cut_runs
 
 MAX_MESSAGE_ITEMS = 1024
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -40,6 +40,18 @@ class EdgeSettings:
     backoff_s: float = 0.1
     max_crashes: int = 3
     on_error: str = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for an item of a retained message that cannot be decoded."""
+
+    error: str
+
+
+def _unreadable(segment: Segment) -> bool:
+    """True if the segment came out of a message that its own maker cannot read."""
+    return segment.items is not None and isinstance(segment.items[0], Unreadable)
 
 
 class Chance(Protocol):
@@ -99,6 +111,9 @@ class Outbox:
             if lost:
                 self.ledger.dropped("lost", segment.n)
                 continue
+            if _unreadable(segment):
+                self._give_up_unreadable(segment)
+                continue
             self.ledger.replayed(reason, segment.n)
             back.extend(self._sorted_out(segment.marked(flags=RESENT)))
         self._to_front(back)
@@ -148,28 +163,37 @@ class Outbox:
 
     def dispatch(self, now_s: float) -> None:
         """Send what credit allows; what is due for its next attempt goes first."""
-        while self.retrying and self.retrying[0][0] <= now_s:
-            _, _, segment = heapq.heappop(self.retrying)
-            self._to_front(self._sorted_out(segment))
+        if self.retrying and self.retrying[0][0] <= now_s:
+            self._retry_due(now_s)
+        if not self.queue:
+            return
+        ready = sum(link.room() > 0 for link in self.links)
+        share = -(-self.queued // ready) if ready else 0  # what there is, spread over all of them
         while self.queue:
-            link, share = self._choose()
+            link = self._choose()
             if link is None:
                 return
             segments = self._take(min(link.room(), share, self._message_items(link)))
             if segments:
                 self._send(link, segments, now_s)
 
-    def _choose(self) -> tuple[SenderLink | None, int]:
-        """The link with the most free credit for its window, and a fair share of the queue."""
-        best, best_free, ready = None, 0.0, 0
+    def _retry_due(self, now_s: float) -> None:
+        due: list[Segment] = []
+        while self.retrying and self.retrying[0][0] <= now_s:
+            _, _, segment = heapq.heappop(self.retrying)
+            due += self._sorted_out(segment)
+        self._to_front(due)
+
+    def _choose(self) -> SenderLink | None:
+        """The link with the most free credit for its window."""
+        best, best_free = None, 0.0
         for link in self.links:
             room = link.room()
             if room > 0:
-                ready += 1
                 free = room / link.credit.window_items
                 if free > best_free:
                     best, best_free = link, free
-        return best, -(-self.queued // ready) if ready else 0
+        return best
 
     def _message_items(self, link: SenderLink) -> int:
         """As many units as make a good message and, by the smoothed size, fit the byte credit."""
@@ -190,6 +214,10 @@ class Outbox:
                     continue
             elif taken and taken[0].suspect:
                 break
+            if segment.single:
+                if taken:
+                    break
+                n = 1
             if segment.n > n:
                 self.queue[0] = segment.part(n, segment.n)
                 segment = segment.part(0, n)
@@ -273,7 +301,7 @@ class Outbox:
         """The receiver has processed units [begin, end) and everything made from them."""
         n = end - begin
         self.ledger.processed += n
-        if segment.suspect:
+        if self.suspects:
             for run in cut_runs(segment.runs, begin, end):
                 self.suspects.acquit(run)
         if not self.settings.at_most_once:
@@ -285,16 +313,23 @@ class Outbox:
             self.ledger.dropped("error", 1)
             return
         attempt = segment.runs[0].attempt
+        if nack.code == "decode" and not segment.single and not _unreadable(segment):
+            # One item that cannot be read spoils its whole message: find it, spare the others.
+            self.ledger.replayed("nack", 1)
+            self._try_again(segment.marked(flags=SINGLE), now_s)
+            return
         if nack.code == "error" and attempt < self.settings.retries:
             self.ledger.replayed("nack", 1)
             self.ledger.retries += 1
             wait_s = min(MAX_BACKOFF_S, self.settings.backoff_s * 2.0**attempt)
             due_s = now_s + wait_s * (0.5 + self._random.random() / 2)
-            self._retry_count += 1
-            again = segment.marked(attempt=attempt + 1)
-            heapq.heappush(self.retrying, (due_s, self._retry_count, again))
+            self._try_again(segment.marked(attempt=attempt + 1), due_s)
             return
         self._give_up(segment, nack, attempt + 1)
+
+    def _try_again(self, segment: Segment, due_s: float) -> None:
+        self._retry_count += 1
+        heapq.heappush(self.retrying, (due_s, self._retry_count, segment))
 
     def _give_up(self, segment: Segment, nack: Nack, attempts: int) -> None:
         if self.settings.on_error == "drop":
@@ -312,6 +347,13 @@ class Outbox:
         )
         self._give_up(segment, Nack(0, 1, "crash", "ProcessDied", error), verdict.deaths)
 
+    def _give_up_unreadable(self, segment: Segment) -> None:
+        """Pickled, but nobody can unpickle it: there is nothing left to send again."""
+        items = segment.items or []
+        for k in range(segment.n):
+            nack = Nack(0, 1, "decode", "DecodeError", items[k].error)
+            self._give_up(segment.part(k, k + 1), nack, 1)
+
     def _bury(self, segment: Segment, nack: Nack, attempts: int) -> None:
         ticket = self._new_ticket()
         self.burying[ticket] = segment
@@ -323,7 +365,7 @@ class Outbox:
                 self.settings.stage,
                 self.settings.label,
                 run,
-                segment.items[0] if segment.items else None,
+                None if _unreadable(segment) or not segment.items else segment.items[0],
                 attempts,
                 nack.code,
                 nack.error_class,
@@ -352,9 +394,14 @@ class Outbox:
         segment.task.failed(segment.parents[0], "encode", cause, str(error))
         segment.task.settled(1)
 
-    def decode(self, payload: Payload) -> list[Any]:
-        """The items of a message this side encoded."""
-        return self._codec.decode(payload)
+    def items_of(self, sent: Sent) -> list[Any]:
+        """The items of a message; UNREADABLE for each if even its maker cannot read it."""
+        if sent.payload is None:
+            return [None] * sent.n
+        try:
+            return self._codec.decode(sent.payload)
+        except DecodeError as error:
+            return [Unreadable(str(error))] * sent.n
 
     # -- time --------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zflow.protocol.task import Task
-from zflow.wire.run import SUSPECT, Run, cut_runs
+from zflow.wire.run import SINGLE, SUSPECT, Run, cut_runs
 
 
 class Segment:
@@ -29,6 +29,11 @@ class Segment:
     def suspect(self) -> bool:
         """True if its units run alone; a segment never mixes."""
         return bool(self.runs[0].flags & SUSPECT)
+
+    @property
+    def single(self) -> bool:
+        """True if each of its units travels in a message of its own."""
+        return bool(self.runs[0].flags & SINGLE)
 
     def part(self, begin: int, end: int, items: list[Any] | None = None) -> "Segment":
         """Units [begin, end); `items` if the segment's own are gone."""

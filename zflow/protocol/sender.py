@@ -72,7 +72,7 @@ class Identity:
 class Sent:
     """One message on the link; `left` of its units are open."""
 
-    __slots__ = ("first", "left", "n", "payload", "segments", "size_bytes")
+    __slots__ = ("first", "items", "left", "n", "payload", "segments", "size_bytes")
 
     def __init__(
         self, first: int, n: int, segments: list[Segment], payload: Payload | None, size_bytes: int
@@ -83,6 +83,7 @@ class Sent:
         self.segments = segments
         self.payload = payload
         self.size_bytes = size_bytes
+        self.items: list[Any] | None = None  # decoded again, once one of them came back
 
 
 class Queue(Protocol):
@@ -100,8 +101,8 @@ class Queue(Protocol):
     def accused(self, crash: Crash) -> None:
         """The receiver reports what its predecessor was executing."""
 
-    def decode(self, payload: Payload) -> list[Any]:
-        """The items of a retained message."""
+    def items_of(self, sent: "Sent") -> list[Any]:
+        """The items of a message, as it is retained."""
 
 
 class SenderLink:
@@ -202,7 +203,8 @@ class SenderLink:
         if frame.token == self.token and self.state is LinkState.DIALING:
             if frame.code == "stale_incarnation" and frame.current > self._identity.incarnation:
                 self._act(Retire(frame.current))
-            self._due_s = max(self._due_s, now_s + frame.retry_after_s)
+            wait_s = min(max(0.0, frame.retry_after_s), HELLO_MAX_S)
+            self._due_s = max(self._due_s, now_s + wait_s)
 
     # -- sending -----------------------------------------------------------------------------
 
@@ -317,10 +319,13 @@ class SenderLink:
         if sent.left == 0:
             self.unacked_bytes -= sent.size_bytes
             sent.payload = None
+            sent.items = None
 
     def _extract(self, sent: Sent, begin: int, end: int) -> list[Segment]:
         """Units [begin, end) of the link, with their items, out of a retained message."""
-        items = self._queue.decode(sent.payload) if sent.payload is not None else [None] * sent.n
+        if sent.items is None:
+            sent.items = self._queue.items_of(sent)
+        items = sent.items
         parts = []
         at = sent.first
         for segment in sent.segments:

@@ -155,6 +155,7 @@ def load_user(place: Place) -> User:
     name, config = place.slot.stage, place.config
     labels = {edge.edge: edge.label for edge in config.edges}
     if name.startswith(REDRIVE):
+        load_topology(config)  # the items may be of classes that its file defines
         context = Context(name, place.slot.index, {}, labels)
         return User(declared=None, decl=None, code=None, parameters={}, context=context)
     declared = load_topology(config).topology.declared()

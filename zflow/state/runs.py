@@ -124,6 +124,21 @@ class RunLock:
         os.close(self._descriptor)
 
 
+def is_running(state: StateDirectory) -> bool:
+    """True while a process works in a state directory."""
+    try:
+        descriptor = os.open(state.root / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def remove_run(run: StoredRun) -> None:
     """Delete a run's files; raises Unavailable if it is running."""
     lock = RunLock(run.state)

@@ -4,6 +4,8 @@
 """
 
 from zflow.testing.invariants import Violation
+from zflow.testing.network import Rates
+from zflow.testing.topologies import random_topology, small_topology
 from zflow.testing.world import Result, World
 
-__all__ = ["Result", "Violation", "World"]
+__all__ = ["Rates", "Result", "Violation", "World", "random_topology", "small_topology"]

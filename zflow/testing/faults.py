@@ -12,9 +12,11 @@ from zflow.testing.process import CODEC, GENERATION, RUN_ID, Process
 from zflow.wire.data import Crash, Hello
 
 if TYPE_CHECKING:
-    from zflow.testing.world import World
+    from zflow.testing.world import Seat, World
 
 STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
+SILENT_FOR_S = 15.0  # longer than it takes to be given up
+HUNT_KILLS = 3  # as many as would convict a poison item
 
 
 class Nemesis:
@@ -31,6 +33,8 @@ class Nemesis:
             (2.0, "kill in slice", self._kill_in_slice),
             (1.0, "kill pair", self._kill_pair),
             (0.2, "kill all", self._kill_all),
+            (1.0, "hunt", self._hunt),
+            (0.25, "silent death", self._silent_death),
             (2.0, "zombie", self._zombie),
             (1.0, "pause", self._pause),
             (2.0, "false suspicion", self._suspect),
@@ -106,6 +110,28 @@ class Nemesis:
     def _kill_all(self) -> None:
         self._slay(self._alive())
 
+    def _hunt(self) -> None:
+        """One slot is killed as soon as it executes something, so often the same unit."""
+        busy = [process for process in self._alive() if process.worker.executing]
+        if busy:
+            self._hunted(self._random.choice(busy).seat, HUNT_KILLS)
+
+    def _hunted(self, seat: "Seat", kills: int) -> None:
+        process = seat.process
+        if process is not None and process.alive and process.worker.executing:
+            self._slay([process])
+            kills -= 1
+        if kills and self._world.network.rates is self.rates:
+            self._world.at(self._world.now_s + 0.003, self._hunted, (seat, kills))
+
+    def _silent_death(self) -> None:
+        """A process is gone for long, and no supervisor says so."""
+        process = self._any()
+        if process is not None:
+            process.die(self._world.now_s)
+            back_s = self._world.now_s + SILENT_FOR_S
+            self._world.at(back_s, self._world.restart, (process.seat,))
+
     def _zombie(self) -> None:
         """A successor starts while the old one runs; it dies later, if it is not retired."""
         process = self._any()
@@ -142,8 +168,8 @@ class Nemesis:
     def _slow(self) -> None:
         process = self._any()
         if process is not None:
-            process.worker.slow = 20.0
-            process.call_later(self._world.now_s + 0.5, "slow")
+            process.worker.slow_down(20.0)
+            self._world.at(self._world.now_s + 0.5, process.worker.slow_down, (1.0,))
 
     def _slow_disk(self) -> None:
         for process in self._alive():

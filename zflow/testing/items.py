@@ -14,7 +14,7 @@ from typing import Any
 
 from zflow.testing.topologies import FILTER, FLAT, SINK, STREAM, Edge, Stage, Topology
 from zflow.wire.data import MAX_FRAME_BYTES
-from zflow.wire.payload import EncodeError
+from zflow.wire.payload import DecodeError, EncodeError
 from zflow.wire.run import Unit
 
 
@@ -27,9 +27,13 @@ class Fate(Enum):
     FINAL = "final"  # raises what must not be tried again
     POISON = "poison"  # kills the process
     UNSENDABLE = "unsendable"  # one of its kids cannot travel
+    UNREADABLE = "unreadable"  # its stage cannot decode it, and no message that it is in
 
 
-DOOMED = frozenset({Fate.ALWAYS, Fate.FINAL, Fate.POISON, Fate.UNSENDABLE})
+DOOMED = frozenset(set(Fate) - {Fate.WELL, Fate.FLAKY})
+
+
+MOST_OF = (Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.UNREADABLE, 2), (Fate.POISON, 2)
 
 
 class Item:
@@ -134,7 +138,7 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
         assert item.edge is not None
         item.fails = random.randint(0, item.edge.settings.retries)
         item.fate = Fate.FLAKY
-    for fate, most in ((Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.POISON, 1)):
+    for fate, most in MOST_OF:
         for item in random.sample(executed, min(len(executed), random.randint(0, most))):
             item.fate = fate
     for item in random.sample(everything, 2):
@@ -163,22 +167,27 @@ def _owe(item: Item, stage: Stage) -> None:
 
 
 class SimPayload:
-    """Items in a message; nothing is encoded, only measured."""
+    """Items in a message; nothing is encoded, only measured. spoiled: their stage cannot read it."""
 
-    __slots__ = ("items", "size_bytes", "sizes")
+    __slots__ = ("items", "size_bytes", "sizes", "spoiled")
 
-    def __init__(self, items: list[Item], size_bytes: int) -> None:
+    def __init__(self, items: list[Item], size_bytes: int, *, spoiled: bool = False) -> None:
         self.items = items
         self.size_bytes = size_bytes
         self.sizes = [size_bytes]
+        self.spoiled = spoiled
 
 
 class SimCodec:
-    """The codec of the simulated world. Stateless."""
+    """The codec of one stage's processes: what they make they can read, what comes in may not be."""
+
+    def __init__(self, stage: int) -> None:
+        self._stage = stage
 
     def encode(self, items: list[Item]) -> SimPayload:
         """Raises EncodeError, or makes a message that is too large, if an item is broken."""
         size_bytes = 0
+        spoiled = False
         for item in items:
             if item.broken:
                 # Both ways of not fitting through the wire, chosen by nothing random.
@@ -186,8 +195,12 @@ class SimCodec:
                     return SimPayload(items, MAX_FRAME_BYTES + 1)
                 raise EncodeError("it cannot travel")
             size_bytes += item.size_bytes
-        return SimPayload(items, size_bytes)
+            spoiled = spoiled or item.fate is Fate.UNREADABLE
+        return SimPayload(items, size_bytes, spoiled=spoiled)
 
     def decode(self, payload: Any) -> list[Item]:
         """The items of the message."""
-        return list(payload.items)
+        items: list[Item] = payload.items
+        if payload.spoiled and items[0].stage == self._stage:
+            raise DecodeError("nobody here can read it")
+        return list(items)

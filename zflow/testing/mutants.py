@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from msgspec.structs import replace
+
 from zflow.hashing import mix64
 from zflow.protocol.core import Core
 from zflow.protocol.credit import SenderCredit, Window
@@ -28,7 +30,6 @@ from zflow.protocol.suspects import Suspects
 from zflow.protocol.task import Task
 from zflow.wire.data import Crash, Data, Frame, Heartbeat, Hello, Nack, State
 from zflow.wire.run import OSEQ, Run, Unit
-
 
 Patch = tuple[type, str, Any]
 
@@ -57,6 +58,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
 
 _on_data = Inbox.on_data
 _on_reply = Core.on_reply
+_refusal = Inbox._refusal
 _replace = Inbox._replace
 _state = ReceiverLink.state
 _dial = SenderLink.dial
@@ -99,13 +101,11 @@ def _low_is_highest(self: Origin, first: int, n: int) -> None:
 # --- links --------------------------------------------------------------------------------------
 
 
-def _on_reply_of_any_token(self: Core, frame: Frame, now_s: float) -> None:
-    """Whatever an earlier token of a link is told is taken for the present one."""
+def _on_state_of_any_token(self: Core, frame: Frame, now_s: float) -> None:
+    """What an earlier token of a link was told is taken for the present one."""
     for link in self._links.values():
-        if frame.token in getattr(link, "earlier", ()):
-            frame = type(frame)(
-                link.token, *[getattr(frame, n) for n in frame.__struct_fields__[1:]]
-            )
+        if isinstance(frame, State) and frame.token in getattr(link, "earlier", ()):
+            frame = replace(frame, token=link.token)
     _on_reply(self, frame, now_s)
 
 
@@ -160,8 +160,10 @@ def _on_data_repeated(self: Inbox, frame: Data, payload: Any, now_s: float) -> N
         _on_data(self, frame, payload, now_s)
 
 
-def _never_refuse(self: Inbox, frame: Hello, link: ReceiverLink | None) -> None:
-    return None
+def _refuse_strangers_only(
+    self: Inbox, frame: Hello, link: ReceiverLink | None
+) -> tuple[str, int] | None:
+    return _refusal(self, frame, None)
 
 
 def _heartbeat_without_tail(self: Inbox, frame: Heartbeat, now_s: float) -> None:
@@ -311,7 +313,7 @@ MUTANTS = _mutants(
     (
         "ack_no_epoch",
         "replies to an earlier token change nothing",
-        ((SenderLink, "dial", _dial_remembering), (Core, "on_reply", _on_reply_of_any_token)),
+        ((SenderLink, "dial", _dial_remembering), (Core, "on_reply", _on_state_of_any_token)),
     ),
     ("no_new_token", "every dial makes a token", ((SenderLink, "dial", _dial_with_same_token),)),
     (
@@ -329,7 +331,7 @@ MUTANTS = _mutants(
     (
         "zombie_hello",
         "a HELLO older than the link is refused",
-        ((Inbox, "_refusal", _never_refuse),),
+        ((Inbox, "_refusal", _refuse_strangers_only),),
     ),
     (
         "no_tail_loss",

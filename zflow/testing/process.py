@@ -5,26 +5,26 @@ every step it asks the invariants about what the step touched.
 """
 
 import heapq
-from functools import partial
 from typing import TYPE_CHECKING
 
 from zflow.protocol.actions import Bury, Dial, Fail, Hangup, LinkKey, Reply, Retire, Send
 from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings, Portion
-from zflow.protocol.sender import Identity, SenderLink
+from zflow.protocol.ledger import COLUMNS
+from zflow.protocol.sender import STUCK_S, Identity, SenderLink
 from zflow.testing.invariants import Heard, Violation
 from zflow.testing.items import SimCodec, SimPayload
 from zflow.testing.network import Letter, Socket
 from zflow.testing.topologies import SOURCE, Stage
 from zflow.testing.worker import Worker
-from zflow.wire.data import Crash, Data, Frame, State, Welcome
+from zflow.wire.data import Crash, Data, Frame, Hello, Refuse, Reset, State, Welcome
 from zflow.wire.run import SUSPECT
 
 if TYPE_CHECKING:
     from zflow.testing.world import Seat, World
 
 RUN_ID, CODEC, GENERATION = "simulated", "items", 1
-STEP_S = 0.001  # between two steps of a busy process; what arrives meanwhile is read together
+STEP_S = 0.002  # between two steps of a busy process; what arrives meanwhile is read together
 
 
 class Process:
@@ -43,6 +43,7 @@ class Process:
         self.sockets: dict[LinkKey, Socket] = {}
         self.replies: dict[tuple[str, int], Socket] = {}
         self.heard: dict[int, Heard] = {}
+        self.hello: dict[LinkKey, int] = {}  # the token said last
         self.paused_until_s = 0.0
         self.disk_s = 0.002  # that a commit takes
         self.core = self._new_core()
@@ -83,7 +84,7 @@ class Process:
             origin = OriginSettings(origin=seat.origin, stage=stage.name, low=seat.low)
         return Core(
             settings,
-            codec=SimCodec(),
+            codec=SimCodec(stage.index),
             new_token=world.new_token,
             random=world.random,
             origin=origin,
@@ -201,6 +202,8 @@ class Process:
             invariants.told(frame.token, frame.limit_items, frame.limit_bytes)
         if isinstance(frame, State):
             newer = frame.version > link.version
+            if frame.executing_s > STUCK_S:
+                self.world.count("STATE says stuck")
             self.world.count(f"STATE {'newer' if newer else 'older'} when {link.state.value}")
         else:
             self.world.count(f"{type(frame).__name__.upper()} when {link.state.value}")
@@ -237,6 +240,10 @@ class Process:
         payload: SimPayload | None = action.payload  # type: ignore[assignment]
         if type(frame) is Data and payload is not None:
             self.world.invariants.sent(frame, payload)
+        elif type(frame) is Hello:
+            again = frame.token == self.hello.get(action.link)
+            self.world.count("HELLO again" if again else "HELLO after dial")
+            self.hello[action.link] = frame.token
         if not network.send(socket, frame, payload, now_s):
             self.world.note(now_s, self, "refused", frame)
             self.world.count(f"{type(frame).__name__.upper()} refused")
@@ -247,6 +254,10 @@ class Process:
         self.world.note(now_s, self, "->", frame)
         if isinstance(frame, State):
             self.world.invariants.stated(frame, self._heard(frame.token))
+        elif isinstance(frame, Reset):
+            self.world.count(f"RESET for {frame.reason}")
+        elif isinstance(frame, Refuse):
+            self.world.count(f"REFUSE for {frame.code}")
         where = action.endpoint, action.incarnation
         network = self.world.network
         socket = self.replies.get(where)
@@ -311,9 +322,18 @@ class Process:
         alone = sum(run.n for run in runs) == 1
         return Crash(self.slot, self.incarnation, runs, alone, strikes, cause)
 
+    def count_ledger(self) -> None:
+        """Add what this incarnation's books say to what was seen."""
+        for outbox in self.core.outboxes.values():
+            for column, n in zip(COLUMNS, outbox.ledger.row(), strict=True):
+                self.world.transitions[f"ledger {column}"] += n
+
     def die(self, now_s: float) -> None:
         """Everything in memory is gone."""
+        if not self.alive:
+            return
         self.alive = False
+        self.count_ledger()
         self.world.network.died(self, now_s)
         self.mail.clear()
 
@@ -322,11 +342,6 @@ class Process:
         if self.alive:
             self.core.on_crash(crash, now_s)
             self.wake(now_s)
-
-    def call_later(self, at_s: float, name: str) -> None:
-        """Set an attribute back to its default when a fault of this process ends."""
-        reset = {"slow": partial(setattr, self.worker, "slow", 1.0)}
-        self.world.at(at_s, reset[name], ())
 
     def __repr__(self) -> str:
         return f"{self.slot}#{self.incarnation}{'z' if self.zombie else ''}"

@@ -4,7 +4,7 @@ Decides declared things only, from a random number generator. Never looks at an 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from zflow.hashing import text_hash64
@@ -13,6 +13,8 @@ from zflow.protocol.outbox import EdgeSettings
 SOURCE, MAP, FILTER, FLAT, STREAM, SINK = "source", "map", "filter", "flat", "stream", "sink"
 
 ITEMS_MIN, ITEMS_MAX = 100, 130  # that all sources together yield
+SOURCE_SERVICES_S = 0.001, 0.01, 0.03  # so that a source lasts for most of the faults
+SERVICES_S = 0.0001, 0.0002, 0.0005, 0.002, 0.01
 BUSY_ITEMS = 130  # a stage expected to get more of them makes fewer of them
 
 
@@ -103,6 +105,12 @@ def random_topology(random: Random) -> Topology:
     return Topology(stages=stages, items=counts)
 
 
+def small_topology(random: Random, items: int = 12) -> Topology:
+    """Any topology, whose sources yield few items: for a search with many short runs."""
+    topology = random_topology(random)
+    return replace(topology, items=dict.fromkeys(topology.items, items))
+
+
 def _choose_parents(draft: _Draft, drafts: list[_Draft], sources: int, random: Random) -> None:
     """At least one earlier stage; childless ones are preferred, so that sinks stay few."""
     earlier = drafts[: draft.index]
@@ -163,8 +171,8 @@ def _edge(source: _Draft, target: _Draft, number: int, random: Random) -> Edge:
         stage=target.name,
         targets=target.slots,
         at_most_once=random.random() < 0.08,
-        window_items=random.choice((3, 8, 16, 32, 64)),
-        window_bytes=random.choice((400, 2_000, 1 << 20, 1 << 20)),
+        window_items=random.choice((4, 16, 32, 64, 128)),
+        window_bytes=random.choice((500, 3_000, 1 << 20, 1 << 20, 1 << 20)),
         retries=random.choice((0, 1, 2, 3)),
         backoff_s=random.choice((0.01, 0.05, 0.2)),
         on_error=random.choice(("dead_letter",) * 8 + ("drop", "fail")),
@@ -181,9 +189,9 @@ def _stage(draft: _Draft, edges: Sequence[Edge], random: Random) -> Stage:
         slots=draft.slots,
         ins=tuple(edge for edge in edges if edge.target == draft.index),
         outs=tuple(edge for edge in edges if edge.source == draft.index),
-        service_s=random.choice((0.0005, 0.002, 0.005, 0.012)) * (1 + 2 * (draft.kind == SOURCE)),
-        slice_items=random.choice((4, 16, 32) if draft.kind == SOURCE else (1, 2, 4, 16)),
-        window_items=random.choice((2, 3, 4, 8, 16, 32)),
-        window_bytes=random.choice((150, 600, 3_000, 1 << 20, 1 << 20)),
-        horizon_s=random.choice((0.02, 0.1, 0.5)),
+        service_s=random.choice(SOURCE_SERVICES_S if draft.kind == SOURCE else SERVICES_S),
+        slice_items=random.choice((8, 32, 64) if draft.kind == SOURCE else (1, 4, 8, 16)),
+        window_items=random.choice((2, 8, 16, 32, 32)),
+        window_bytes=random.choice((200, 1_000, 4_000, 1 << 20, 1 << 20, 1 << 20)),
+        horizon_s=random.choice((0.02, 0.5, 2.0)),
     )

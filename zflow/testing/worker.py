@@ -32,7 +32,7 @@ class Worker:
         self._stage = process.stage
         self._numbers = [edge.number for edge in process.stage.outs]
         self.due_s = float("inf")
-        self.slow = 1.0  # service times are multiplied by it
+        self.slow = 1.0
         self._portion: Portion | None = None
         self._producing = 0
         self._began_s = 0.0
@@ -41,6 +41,10 @@ class Worker:
         self._task: Task | None = None  # of the generator that streams
         self._step = 0
         self._made: Counter[int] = Counter()  # units by edge since there was room
+
+    def slow_down(self, factor: float) -> None:
+        """Service times are multiplied by it from now on."""
+        self.slow = factor
 
     @property
     def executing(self) -> list[Run]:
@@ -59,9 +63,13 @@ class Worker:
         return self._portion.link.key[1], self._portion.link.incarnation
 
     def advance(self, now_s: float) -> None:
-        """End what is over; `begin` starts the next."""
-        if self.due_s > now_s:
-            return
+        """End what is over and begin what fits in between, as a data thread does in one slice."""
+        while self.due_s <= now_s and self._process.alive:
+            at_s = self.due_s
+            self._go_on(at_s)
+            self.begin(at_s)
+
+    def _go_on(self, now_s: float) -> None:
         if self._stage.kind == SOURCE:
             self._produce(now_s)
         elif self._kills:
@@ -75,7 +83,7 @@ class Worker:
 
     def begin(self, now_s: float) -> None:
         """Start a slice if there is work and room for what it makes."""
-        if self.due_s != float("inf") or self._core.full():
+        if self.due_s != float("inf") or not self._process.alive or self._core.full():
             return
         self._made.clear()
         if self._stage.kind == SOURCE:
@@ -94,7 +102,8 @@ class Worker:
         if left == 0:
             self._core.source_ended = True
             return
-        self._producing = min(left, self._random.randint(1, self._stage.slice_items))
+        burst = self._stage.slice_items
+        self._producing = min(left, self._random.randint(burst // 2, burst))
         self.due_s = now_s + self._service_s(self._producing)
 
     def _produce(self, now_s: float) -> None:
@@ -127,7 +136,8 @@ class Worker:
         if parcel is None:
             return
         most = 1 if self._stage.kind == STREAM else self._stage.slice_items
-        portion = self._core.take(parcel, self._random.randint(1, most), now_s)
+        n = most if self._random.random() < 0.5 else self._random.randint(1, most)
+        portion = self._core.take(parcel, n, now_s)
         process = self._process
         process.world.invariants.named(portion)
         process.check_suspect(portion)
@@ -258,7 +268,8 @@ class Worker:
     def _stream(self, now_s: float) -> None:
         """One step of a generator whose outputs leave while it goes on."""
         portion, task = self._portion, self._task
-        assert portion is not None and task is not None, "a generator streams"
+        assert portion is not None, "a slice has a portion"
+        assert task is not None, "a generator that streams has a task"
         item = portion.items[0]
         low, high = self._step, self._step + STREAM_OUTPUTS
         failure = self._failure(item, self._attempts()[0])

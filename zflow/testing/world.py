@@ -182,6 +182,9 @@ class World:
 
     def result(self) -> Result:
         """What happened."""
+        for seat in self.seats.values():
+            if seat.process is not None and seat.process.alive:
+                seat.process.count_ledger()
         seen = self.transitions
         seen.update({f"{kind.__name__.upper()} handled": n for kind, n in self.frames.items()})
         return Result(

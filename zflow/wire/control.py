@@ -10,7 +10,7 @@ import msgspec
 from zflow.errors import ProtocolError
 from zflow.wire.data import Crash
 
-REDRIVE = "dead:"  # the stage name of a source of dead letters is this and the edge's label
+REDRIVE = "dead:"  # the stage name of a source of dead letters begins with this
 PHASES = ("bind", "connect", "run", "drain", "finish")  # of a run, in order
 
 

@@ -17,12 +17,13 @@ from typing import Any
 import msgspec
 
 from zflow.errors import ProtocolError
-from zflow.wire.run import Run
+from zflow.wire.run import INDEX, OSEQ, Run
 
 PROTOCOL = 1
 MAX_BUFFERS = 62
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 4096
+MAX_CRASH_UNITS = 1_000_000
 
 _PREFIX = struct.Struct("!BBQ")
 _ENCODER = msgspec.msgpack.Encoder()
@@ -191,8 +192,10 @@ def decode(header: bytes | memoryview) -> Frame:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a malformed {kind.__name__} frame: {error}") from error
     frame = kind(token, *[getattr(body, name) for name in _FIELDS[kind]])
-    if kind is Data:
-        _check_data(frame)  # type: ignore[arg-type]
+    if isinstance(frame, Data):
+        _check_data(frame)
+    elif isinstance(frame, Welcome):
+        _check_crashes(frame.crashes)
     return frame
 
 
@@ -201,10 +204,32 @@ def _check_data(data: Data) -> None:
     if sum(run.n for run in data.runs) != data.n or data.n < 1:
         raise ProtocolError(f"DATA names {data.n} units and its runs hold another number")
     for run in data.runs:
-        if run.n < 1 or (run.numbers is not None and len(run.numbers) != run.n):
-            raise ProtocolError(f"a run of {run.n} units with a column of another length")
+        _check_run(run)
     if not 1 <= len(data.sizes) <= MAX_BUFFERS + 1 or min(data.sizes) < 0:
         raise ProtocolError(f"DATA names {len(data.sizes)} parts; 1 to {MAX_BUFFERS + 1} may be")
+
+
+def _check_run(run: Run) -> None:
+    if run.axis not in (OSEQ, INDEX):
+        raise ProtocolError(f"a run lies along axis {OSEQ} or {INDEX}; got {run.axis}")
+    if run.n < 1:
+        raise ProtocolError(f"a run has at least one unit; got {run.n}")
+    numbers = run.numbers
+    if numbers is None:
+        return
+    if len(numbers) != run.n or numbers[0] != run.start:
+        raise ProtocolError(f"a run of {run.n} units with a column that is not its own")
+    if numbers != sorted(numbers) or len(set(numbers)) != run.n:
+        raise ProtocolError("the numbers of a run rise; these do not")
+
+
+def _check_crashes(crashes: list[Crash]) -> None:
+    """Whoever is told of a death looks at every unit in it, so there is a limit."""
+    for crash in crashes:
+        for run in crash.runs:
+            _check_run(run)
+    if sum(run.n for crash in crashes for run in crash.runs) > MAX_CRASH_UNITS:
+        raise ProtocolError(f"crash reports name more than {MAX_CRASH_UNITS} units")
 
 
 def check_parts(data: Data, parts: list[Any]) -> None:

@@ -16,6 +16,7 @@ INDEX = 1
 
 SUSPECT = 1  # executing when its process died: runs alone, unit by unit
 RESENT = 2  # an earlier copy may have been taken by a receiver that is gone
+SINGLE = 4  # travels in a message of its own: in another it could not be read
 
 Unit = tuple[int, int, int, int]  # origin, oseq, path, index
 

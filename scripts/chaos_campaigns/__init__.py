@@ -1,0 +1,1 @@
+"""The chaos campaigns, one file per kind of fault; `scripts/chaos` runs them."""

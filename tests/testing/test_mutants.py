@@ -1,0 +1,37 @@
+"""Every protection of the protocol is needed, and the simulator sees when one is missing."""
+
+from pathlib import Path
+
+import pytest
+
+from zflow.testing import World
+from zflow.testing.campaign import hunt_mutant, read_recorded
+from zflow.testing.mutants import MUTANTS, mutated
+
+RECORDED = read_recorded(Path(__file__).parent / "seeds.json")
+
+
+def test_every_mutant_has_a_recorded_seed():
+    assert set(RECORDED) == set(MUTANTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_recorded_seed_catches_the_mutant(name):
+    caught = hunt_mutant(name, [RECORDED[name]])
+    assert caught.seed == RECORDED[name], f"without this nothing fails: {MUTANTS[name].removes}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_same_seed_holds_with_the_protection_in_place(name):
+    assert World(RECORDED[name]).run().seed == RECORDED[name]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_the_protection_is_back_afterwards(name):
+    patches = MUTANTS[name].patches
+    before = [vars(owner)[method] for owner, method, _ in patches]
+    with mutated(MUTANTS[name]):
+        assert [vars(owner)[method] for owner, method, _ in patches] != before
+    assert [vars(owner)[method] for owner, method, _ in patches] == before

@@ -1,0 +1,148 @@
+"""The simulator itself: it finds nothing in the core, and it would say what it finds."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from zflow.protocol.task import Task
+from zflow.testing import Violation, World, campaign, coverage, random_topology
+from zflow.testing.items import Fate, grow
+from zflow.testing.topologies import SINK, SOURCE
+
+ROOT = Path(__file__).parents[2]
+SEEDS = range(1, 13)
+REGRESSIONS = json.loads((Path(__file__).parent / "seeds.json").read_text())["regressions"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+def test_all_invariants_hold(seed):
+    result = World(seed).run()
+    assert result.items >= 100
+    assert 3 <= result.stages <= 8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "what"), REGRESSIONS)
+def test_a_seed_that_once_failed_holds(seed, what):
+    assert World(seed).run().seed == seed, what
+
+
+@pytest.mark.slow
+def test_a_seed_always_tells_the_same_story():
+    first, second = World(3).run(), World(3).run()
+    assert first == second
+
+
+@pytest.mark.slow
+def test_a_failure_names_its_seed_and_invariant_and_shows_the_last_events(monkeypatch):
+    monkeypatch.setattr(Task, "settled", lambda self, n: None)  # nothing is ever done
+    with pytest.raises(Violation) as quiet:
+        World(5).run()
+    assert quiet.value.invariant == "I13"
+    assert "seed 5" in str(quiet.value)
+    with pytest.raises(Violation) as told:
+        World(5, trace=True).run()
+    assert str(told.value).startswith(str(quiet.value))
+    assert str(told.value).count("\n") == 60
+
+
+@pytest.mark.slow
+def test_a_core_that_raises_is_a_failure_like_any_other(monkeypatch):
+    monkeypatch.setattr(Task, "settled", lambda self, n: 1 / 0)
+    invariant, facts = campaign.fails(5)
+    assert invariant == campaign.ERROR
+    assert "seed 5: ZeroDivisionError" in facts
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_topologies_are_what_the_campaign_promises(seed):
+    topology = random_topology(Random(seed))
+    assert 3 <= len(topology.stages) <= 8
+    assert sum(topology.items.values()) >= 100
+    for stage in topology.stages:
+        assert bool(stage.ins) == (stage.kind != SOURCE)
+        assert bool(stage.outs) == (stage.kind != SINK)
+        assert all(edge.source < stage.index for edge in stage.ins)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_owed_is_the_sum_of_the_leaves(seed):
+    random = Random(seed)
+    topology = random_topology(random)
+    roots, everything = grow(topology, random)
+    before = sum(root.owed for own in roots.values() for root in own)
+    leaves = [
+        item for item in everything if item.doomed or topology.stages[item.stage].kind == SINK
+    ]
+    for leaf in leaves:
+        leaf.settle()
+        leaf.settle()  # an effect that happens twice is owed once
+    unpaid = [item for item in everything if item.owed > 0]
+    assert before > 0
+    assert not unpaid, f"{unpaid[0]} is still owed"
+
+
+def test_every_fate_occurs():
+    fates = set()
+    for seed in range(20):
+        random = Random(seed)
+        _, everything = grow(random_topology(random), random)
+        fates |= {item.fate for item in everything}
+    assert fates == set(Fate)
+
+
+def test_a_campaign_complains_of_what_was_never_hit_once_it_is_long_enough():
+    totals = campaign.Totals(seeds=campaign.ENOUGH_SEEDS - 1)
+    assert totals.good()
+    totals.seeds += 1
+    assert not totals.good()
+    assert totals.missing() == [
+        *(f"fault: {name}" for name in coverage.FAULTS),
+        *(f"transition: {name}" for name in coverage.TRANSITIONS),
+    ]
+    totals.faults = Counter(coverage.FAULTS)
+    totals.transitions = Counter(coverage.TRANSITIONS)
+    assert totals.good()
+
+
+def test_a_campaign_with_a_failure_is_not_good():
+    totals = campaign.Totals(seeds=1, failures=[(1, "I1", "seed 1: I1: lost")])
+    assert not totals.good()
+    assert "FAILED seed 1: I1: lost" in campaign.described(totals, 1.0)
+
+
+@pytest.mark.slow
+def test_a_campaign_runs_every_seed_once_over_its_processes():
+    totals = campaign.run_campaign(range(1, 31), jobs=2)
+    assert totals.seeds == 30
+    assert not totals.failures
+    assert totals.faults["killed process"] >= 5 * 30
+    assert totals.transitions["BYE, all links closed"] == 30
+
+
+@pytest.mark.slow
+def test_a_bounded_campaign_stops_after_its_least_number_of_seeds():
+    totals = campaign.run_campaign(range(1, 10_000), jobs=2, within_s=0.0, at_least=1)
+    assert 1 <= totals.seeds <= 2 * 4 * campaign.CHUNK
+
+
+@pytest.mark.slow
+def test_the_script_runs_one_seed():
+    command = [sys.executable, ROOT / "scripts" / "simulate", "--seed", "2", "--trace"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "seed 2: all invariants hold\n"
+
+
+@pytest.mark.slow
+def test_the_script_wants_to_be_told_what_to_do():
+    command = [sys.executable, ROOT / "scripts" / "simulate"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert "one of --seeds, --seed, --mutants and --ci is needed" in done.stderr

@@ -1,0 +1,77 @@
+"""What a campaign must have gone through: every fault kind, every row of the links' tables.
+
+Decides only what was never hit. `watched` counts the two decisions that no frame shows.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from zflow.protocol.outbox import Outbox
+from zflow.protocol.sender import LOST_S, SenderLink
+
+FAULTS = (
+    *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
+    *("zombie", "pause", "false suspicion", "cut", "slow", "slow disk", "stranger", "stuck"),
+    *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
+)
+
+TRANSITIONS = (
+    # the sender's table, row by row
+    *("HELLO after dial", "HELLO again", "HELLO refused"),
+    *("WELCOME when dialing", "WELCOME when up", "REFUSE when dialing"),
+    *("STATE newer when up", "STATE older when up", "STATE newer when dialing"),
+    *("RESET when up", "DATA refused", "HEARTBEAT refused", "STATE says stuck"),
+    *("recover reset", "recover peer_lost", "recover after silence", "BYE, all links closed"),
+    # frames and answers of the receiver
+    *(f"{kind} handled" for kind in ("HELLO", "DATA", "HEARTBEAT", "WELCOME", "REFUSE", "STATE")),
+    *("RESET handled", "STATE refused", "WELCOME refused"),
+    *(f"REFUSE for {code}" for code in ("not_mine", "codec", "generation", "stale_incarnation")),
+    *("RESET for gap", "RESET for token", "RETIRE"),
+    *("stale DATA ignored", "stale reply ignored"),
+    # what becomes of units
+    *(f"bury {code}" for code in ("crash", "decode", "encode", "error", "final")),
+    *("died before a dead letter was committed", "FAIL", "message halved"),
+    *("ledger processed", "ledger dead_lettered", "ledger replayed_reset"),
+    *("ledger replayed_peer_lost", "ledger replayed_nack", "ledger retries"),
+    *("ledger dropped_lost", "ledger dropped_error"),
+    # user code
+    *("streaming step", "generator suspended", "failed after some outputs"),
+    *("emission after return refused", "died inside a slice", "died inside a slice, alone"),
+    "suspect ran alone",
+)
+
+
+def missing(faults: Counter[str], transitions: Counter[str]) -> list[str]:
+    """What should have been hit and never was."""
+    never = [f"fault: {name}" for name in FAULTS if not faults[name]]
+    return never + [f"transition: {name}" for name in TRANSITIONS if not transitions[name]]
+
+
+@contextmanager
+def watched(seen: Counter[str]) -> Iterator[None]:
+    """Count recoveries by reason and halved messages, within the block."""
+    recover, halve = SenderLink.recover, Outbox._halve
+
+    def counting_recover(self: SenderLink, reason: str, now_s: float) -> None:
+        refused_s = now_s - (self._refused_since_s or now_s)
+        silent = reason == "peer_lost" and refused_s >= LOST_S
+        seen["recover after silence" if silent else f"recover {reason}"] += 1
+        recover(self, reason, now_s)
+
+    def counting_halve(self: Outbox, *arguments: Any) -> None:
+        seen["message halved"] += 1
+        halve(self, *arguments)
+
+    replaced: tuple[tuple[type, str, Callable[..., None]], ...] = (
+        (SenderLink, "recover", counting_recover),
+        (Outbox, "_halve", counting_halve),
+    )
+    for owner, name, by in replaced:
+        setattr(owner, name, by)
+    try:
+        yield
+    finally:
+        setattr(SenderLink, "recover", recover)  # noqa: B010  (mypy forbids the assignment)
+        setattr(Outbox, "_halve", halve)  # noqa: B010
