@@ -194,7 +194,7 @@ class Run:
 
         def enough() -> bool:
             if self.process.poll() is not None:
-                raise Stuck(f"the run ended too early, with exit code {self.process.returncode}")
+                raise Stuck(f"the run ended too early: {self.ending()}")
             sizes = [path.stat().st_size for path in self.site.records.glob("*.rec")]
             return sum(sizes) >= 8 * n
 
@@ -214,6 +214,12 @@ class Run:
             return json.loads(lines[-1])
         except (IndexError, ValueError):
             return None
+
+    def ending(self) -> str:
+        """Why it ended, in its own words."""
+        result = self.result()
+        said = result["outcome"] if result else self.tail()
+        return f"exit code {self.process.returncode}: {said}"
 
     def tail(self) -> str:
         """The end of what it said to people."""

@@ -2,9 +2,17 @@
 
 from random import Random
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from zflow.protocol.actions import Send
 from zflow.protocol.inbox import Inbox, InboxSettings
@@ -15,13 +23,26 @@ from zflow.protocol.sender import Identity
 from zflow.protocol.task import Task
 from zflow.testing import Rates, World, small_topology
 from zflow.testing.items import Item, SimCodec
-from zflow.wire.data import Crash, Data, State, Welcome
+from zflow.testing.mutants import MUTANTS, mutated
+from zflow.wire.data import Crash, Data, Heartbeat, Hello, State, Welcome
 from zflow.wire.run import OSEQ, Run
 
 EDGE = 7
 QUICK = settings(
     deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=False
 )
+
+
+def inbox_settings(incarnation: int) -> InboxSettings:
+    return InboxSettings(
+        run_id="r",
+        slot="b/0",
+        incarnation=incarnation,
+        generation=1,
+        codec="c",
+        edges=frozenset({EDGE}),
+        window_items=5,
+    )
 
 
 class Settled:
@@ -58,15 +79,7 @@ class OneLink(RuleBasedStateMachine):
             random=Random(1),
         )
         self.inbox = Inbox(
-            InboxSettings(
-                run_id="r",
-                slot="b/0",
-                incarnation=1,
-                generation=1,
-                codec="c",
-                edges=frozenset({EDGE}),
-                window_items=5,
-            ),
+            inbox_settings(1),
             self.replies.append,
         )
         self.owner = Settled()
@@ -98,7 +111,7 @@ class OneLink(RuleBasedStateMachine):
         frame = action.frame
         if isinstance(frame, Data):
             self.inbox.on_data(frame, action.payload, self.now_s)
-        elif type(frame).__name__ == "Hello":
+        elif isinstance(frame, Hello):
             self.inbox.on_hello(frame, self.now_s)
         else:
             self.inbox.on_heartbeat(frame, self.now_s)
@@ -251,7 +264,43 @@ class Pipeline(RuleBasedStateMachine):
             self.world.drain()
 
 
+def test_what_was_seen_of_a_predecessor_is_not_taken_for_seen_of_its_successor():
+    """A late HELLO gives the token of the dead receiver to the next one; no nack may be lost."""
+    hello = Hello(5, "r", "a/0", 1, 1, "a", EDGE, 1, "c", False)
+    stated: dict[int, list[State]] = {1: [], 2: []}
+    inboxes = {}
+    for incarnation, frames in stated.items():
+        actions: list = []
+        inboxes[incarnation] = inbox = Inbox(inbox_settings(incarnation), actions.append)
+        inbox.on_hello(hello, 1.0)
+        for _ in range(60 if incarnation == 1 else 0):
+            inbox.on_heartbeat(Heartbeat(5, 0, 0, False, EDGE, "a/0", 1, "a"), 1.0)
+        frames += [action.frame for action in actions if isinstance(action.frame, State)]
+    successor, link = inboxes[2], inboxes[2].links[EDGE, "a/0"]
+    assert stated[2][0].version > stated[1][-1].version
+    payload = SimCodec(1).encode([Item(0, None, None, 10)])
+    successor.on_data(Data(5, 0, 1, [Run(1, 2, OSEQ, 0, 0, 1)], [10]), payload, 1.0)
+    link.fail(0, "error", "E", "no")
+    link.state(1, 0.0)  # this one is lost
+    link.seen(stated[1][-1].version)
+    again = link.state(1, 0.0)
+    assert [nack.first for nack in again.nacks] == [0]
+    assert again.acked == []
+
+
 TestOneLink = OneLink.TestCase
-TestOneLink.settings = settings(QUICK, max_examples=60, stateful_step_count=30)
+TestOneLink.settings = settings(QUICK, max_examples=120, stateful_step_count=30)
 TestPipeline = Pipeline.TestCase
-TestPipeline.settings = settings(QUICK, max_examples=25, stateful_step_count=20)
+TestPipeline.settings = settings(QUICK, max_examples=40, stateful_step_count=20)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["no_requeue", "ack_on_receive", "nack_seen_early", "lost_nack", "credit_incr", "epoch_window"],
+)
+def test_the_machine_of_one_link_sees_a_missing_protection(name):
+    with mutated(MUTANTS[name]), pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            OneLink, settings=settings(TestOneLink.settings, phases=[Phase.generate])
+        )

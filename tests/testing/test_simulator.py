@@ -119,17 +119,18 @@ def test_a_campaign_with_a_failure_is_not_good():
 
 @pytest.mark.slow
 def test_a_campaign_runs_every_seed_once_over_its_processes():
-    totals = campaign.run_campaign(range(1, 31), jobs=2)
-    assert totals.seeds == 30
+    totals = campaign.run_campaign(range(1, 22), jobs=2)
+    assert totals.seeds == 21
     assert not totals.failures
-    assert totals.faults["killed process"] >= 5 * 30
-    assert totals.transitions["BYE, all links closed"] == 30
+    assert totals.faults["killed process"] >= 5 * 21
+    assert totals.transitions["BYE, all links closed"] == 21
 
 
 @pytest.mark.slow
-def test_a_bounded_campaign_stops_after_its_least_number_of_seeds():
+def test_a_bounded_campaign_stops_after_its_least_number_of_seeds(monkeypatch):
+    monkeypatch.setattr(campaign, "CHUNK", 1)
     totals = campaign.run_campaign(range(1, 10_000), jobs=2, within_s=0.0, at_least=1)
-    assert 1 <= totals.seeds <= 2 * 4 * campaign.CHUNK
+    assert totals.seeds == 2 * 4
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from zflow.wire.data import (
     MAX_BUFFERS,
     MAX_ERROR_BYTES,
     MAX_FRAME_BYTES,
+    MAX_INLINE_BYTES,
     PROTOCOL,
     Bye,
     Crash,
@@ -25,55 +26,58 @@ from zflow.wire.data import (
     Reset,
     State,
     Welcome,
-    check_parts,
     decode,
+    decode_parts,
     encode,
+    encode_parts,
 )
 from zflow.wire.run import INDEX, OSEQ, SUSPECT, Run
 
 TOKEN = 0x0102030405060708
 RUN = Run(5, 6, OSEQ, 0, 70, 2)
+RUN_OF_ONE = Run(5, 6, OSEQ, 0, 70, 1)
 RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, SUSPECT, [4, 6])
 
-# | protocol 01 | type | token, big-endian | msgpack array |
+# | protocol 01 | type | token | size of the array | msgpack array |, all big-endian
 GOLDEN = [
     (
         Hello(TOKEN, "run", "read/0", 3, 2, "ipc:///a", 9, 1, "pickle", False),
-        "01 01 0102030405060708 99 a372756e a6726561642f30 03 02 a86970633a2f2f2f61 09 01"
+        "01 01 0102030405060708 00000021 99 a372756e a6726561642f30 03 02 a86970633a2f2f2f61 09 01"
         " a67069636b6c65 c2",
     ),
     (
         Data(TOKEN, 7, 4, [RUN, RUN_WITH_COLUMN], [10, 4]),
-        "01 02 0102030405060708 94 07 04"
+        "01 02 0102030405060708 0000001f 94 07 04"
         " 92 9a 05 06 00 00 46 02 00 00 00 c0 9a 05 06 01 09 04 02 08 02 01 92 04 06"
         " 92 0a 04",
     ),
     (
         Heartbeat(TOKEN, 10, 4, True, 9, "read/0", 3, "ipc:///a"),
-        "01 03 0102030405060708 97 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61",
+        "01 03 0102030405060708 00000016 97 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61",
     ),
-    (Bye(TOKEN), "01 04 0102030405060708 90"),
+    (Bye(TOKEN), "01 04 0102030405060708 00000001 90"),
     (
         Welcome(TOKEN, "sink/1", 4, 8, 1024, [Crash("sink/1", 3, [RUN], True, 3, "SIGSEGV")]),
-        "01 10 0102030405060708 95 a673696e6b2f31 04 08 cd0400"
+        "01 10 0102030405060708 0000002d 95 a673696e6b2f31 04 08 cd0400"
         " 91 96 a673696e6b2f31 03 91 9a 05 06 00 00 46 02 00 00 00 c0 c3 03 a753494753454756",
     ),
     (
         Refuse(TOKEN, "codec", 0, 1.0),
-        "01 11 0102030405060708 93 a5636f646563 00 cb3ff0000000000000",
+        "01 11 0102030405060708 00000011 93 a5636f646563 00 cb3ff0000000000000",
     ),
     (
         State(TOKEN, 5, 10, 18, 2048, 8, [0, 3, 5, 6], [Nack(4, 1, "error", "E", "no")], 0.5),
-        "01 12 0102030405060708 98 05 0a 12 cd0800 08 94 00 03 05 06"
+        "01 12 0102030405060708 00000025 98 05 0a 12 cd0800 08 94 00 03 05 06"
         " 91 95 04 01 a56572726f72 a145 a26e6f cb3fe0000000000000",
     ),
-    (Reset(TOKEN, "gap"), "01 13 0102030405060708 91 a3676170"),
+    (Reset(TOKEN, "gap"), "01 13 0102030405060708 00000005 91 a3676170"),
 ]
 KINDS = [type(frame).__name__ for frame, _ in GOLDEN]
 
 
 def header(number: int, fields: object, *, protocol: int = PROTOCOL) -> bytes:
-    return struct.pack("!BBQ", protocol, number, TOKEN) + msgspec.msgpack.encode(fields)
+    raw = msgspec.msgpack.encode(fields)
+    return struct.pack("!BBQI", protocol, number, TOKEN, len(raw)) + raw
 
 
 def data_header(n: int, runs: list, sizes: list) -> bytes:
@@ -111,9 +115,8 @@ def test_numbers_of_64_bits_travel():
 @pytest.mark.parametrize(("frame", "golden"), GOLDEN, ids=KINDS)
 def test_a_newer_peer_may_add_fields_at_the_end(frame, golden):
     raw = bytes.fromhex(golden)
-    fields = msgspec.msgpack.decode(raw[10:])
-    longer = raw[:10] + msgspec.msgpack.encode([*fields, {"new": [1, 2]}])
-    assert decode(longer) == frame
+    fields = [*msgspec.msgpack.decode(raw[14:]), {"new": [1, 2]}]
+    assert decode(header(raw[1], fields)) == frame
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -130,7 +133,7 @@ def test_a_frame_cut_short_anywhere_is_refused(frame, golden):
 @pytest.mark.parametrize(("frame", "golden"), GOLDEN, ids=KINDS)
 def test_bytes_behind_the_last_field_are_refused(frame, golden):
     with pytest.raises(ProtocolError):
-        decode(bytes.fromhex(golden) + b"\0")
+        decode_parts([bytes.fromhex(golden) + b"\0"])
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 255])
@@ -253,7 +256,7 @@ def spliced(chance: random.Random, raw: bytes) -> bytes:
 
 def retyped(chance: random.Random, raw: bytes) -> bytes:
     """One field, at some depth, is something else entirely."""
-    fields = whole = msgspec.msgpack.decode(raw[10:])
+    fields = whole = msgspec.msgpack.decode(raw[14:])
     while fields:
         at = chance.randrange(len(fields))
         if isinstance(fields[at], list) and chance.random() < 0.7:
@@ -261,7 +264,7 @@ def retyped(chance: random.Random, raw: bytes) -> bytes:
             continue
         fields[at] = chance.choice(JUNK)
         break
-    return raw[:10] + msgspec.msgpack.encode(whole)
+    return header(raw[1], whole)
 
 
 def of_another_type(chance: random.Random, raw: bytes) -> bytes:
@@ -299,15 +302,42 @@ def test_any_bytes_end_as_a_frame_or_as_a_protocol_error(mutation):
     assert refused > PER_MUTATION // 10
 
 
-# -- the parts behind the header ---------------------------------------------------------------
+# -- the payload behind the fields ---------------------------------------------------------------
 
 
-def test_the_parts_that_the_header_names_are_taken():
-    check_parts(Data(TOKEN, 0, 1, [RUN], [3, 0]), [b"abc", memoryview(b"")])
+def data_of(*sizes: int) -> Data:
+    return Data(TOKEN, 0, 1, [RUN_OF_ONE], list(sizes))
 
 
-@pytest.mark.parametrize("parts", [[], [b"abc"], [b"ab", b""], [b"abc", b"", b""]])
-def test_parts_that_the_header_does_not_name_are_refused(parts):
-    data = Data(TOKEN, 0, 1, [RUN], [3, 0])
-    with pytest.raises(ProtocolError, match=r"names parts of \[3, 0\] bytes"):
-        check_parts(data, parts)
+@pytest.mark.parametrize(
+    ("payload", "parts"),
+    [
+        ([b"abc"], 1),
+        ([b"x" * MAX_INLINE_BYTES], 1),
+        ([b"x" * (MAX_INLINE_BYTES + 1)], 2),
+        ([b"abc", memoryview(b"")], 3),
+        ([b"abc"] + [b"d"] * MAX_BUFFERS, MAX_BUFFERS + 2),
+    ],
+    ids=["small", "just small", "large", "with a buffer", "with as many as may be"],
+)
+def test_a_payload_arrives_as_it_was_and_a_small_one_in_the_part_of_its_header(payload, parts):
+    frame = data_of(*map(len, payload))
+    sent = encode_parts(frame, payload)
+    assert len(sent) == parts
+    found, received = decode_parts([bytes(part) for part in sent])
+    assert found == frame
+    assert [bytes(part) for part in received] == [bytes(part) for part in payload]
+
+
+@pytest.mark.parametrize("payload", [[], [b"ab"], [b"abcd"], [b"abc", b""], [b"ab", b"c"]])
+def test_a_payload_that_the_fields_do_not_name_is_refused(payload):
+    with pytest.raises(ProtocolError, match=r"names a payload of \[3\] bytes"):
+        decode_parts(encode_parts(data_of(3), payload))
+
+
+@pytest.mark.parametrize(("frame", "golden"), GOLDEN[2:], ids=KINDS[2:])
+def test_only_data_has_a_payload(frame, golden):
+    with pytest.raises(ProtocolError, match="names a payload of"):
+        decode_parts([encode(frame), b"abc"])
+    with pytest.raises(ProtocolError, match="names a payload of"):
+        decode_parts([encode(frame) + b"abc"])

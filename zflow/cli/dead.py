@@ -5,6 +5,8 @@ Decides which letters may be sent again. What sending does is decided in `zflow.
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from pprint import pformat
 
@@ -15,8 +17,9 @@ from zflow.cli.output import show_json, show_problems
 from zflow.cli.run import run_plan
 from zflow.cli.stored import chosen_run, refused, run_options
 from zflow.clock import Clock
-from zflow.errors import ConfigError, ExitCode, Problem, suggest
+from zflow.errors import ConfigError, ExitCode, Problem
 from zflow.local.plan import load_stored, redrive_plan
+from zflow.local.result import RunResult
 from zflow.state.deadletter import StoredLetter, mark_replayed, read_dead_letters
 from zflow.state.runs import StoredRun
 from zflow.wire.codec import load_item
@@ -145,10 +148,17 @@ def replay(
         _say_what_would_be_sent(sendable)
         ctx.exit(ExitCode.USAGE if held and not sendable else ExitCode.OK)
     plan = redrive_plan(stored, _by_edge(sendable), environment=os.environ)
-    result = run_plan(plan, as_json=as_json)
-    if result.exit_code == ExitCode.OK:
-        mark_replayed(stored.state.dead_folder, [letter.id for letter in sendable])
+    ids_sent = [letter.id for letter in sendable]
+    result = run_plan(plan, as_json=as_json, close=partial(_mark, stored, ids_sent))
     ctx.exit(result.exit_code)
+
+
+def _mark(stored: StoredRun, ids: Sequence[str], result: RunResult) -> RunResult:
+    """What was sent again is no dead letter any more, if all of it came to its end."""
+    if result.exit_code != ExitCode.OK:
+        return result
+    mark_replayed(stored.state.dead_folder, ids)
+    return replace(result, dead_letters=stored.dead_letters())
 
 
 def _matches(stored: StoredLetter, stage: str | None, error: str | None) -> bool:
@@ -161,8 +171,8 @@ def _named(letters: Iterable[StoredLetter], ids: Sequence[str]) -> list[StoredLe
     known = {letter.id: letter for letter in letters}
     unknown = [letter_id for letter_id in ids if letter_id not in known]
     if unknown:
-        message = "there is no dead letter of this id in the run"
-        raise ConfigError([_problem(name, message, suggest(name, known)) for name in unknown])
+        message, fix = "the run has no dead letter of this id", "list them: zflow dead ls"
+        raise ConfigError([_problem(name, message, fix) for name in unknown])
     return [known[letter_id] for letter_id in dict.fromkeys(ids)]
 
 

@@ -5,6 +5,7 @@ Decides how a run is shown. What happens is decided in `zflow.local`.
 
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -100,14 +101,22 @@ def run(
 
 
 def run_plan(
-    plan: Plan, *, as_json: bool, timeout_s: float | None = None, log_level: str = "WARNING"
+    plan: Plan,
+    *,
+    as_json: bool,
+    timeout_s: float | None = None,
+    log_level: str = "WARNING",
+    close: Callable[[RunResult], RunResult] = lambda result: result,
 ) -> RunResult:
-    """Run a plan in the foreground and show its ledger. Blocks until the end."""
+    """Run a plan in the foreground and show its ledger. Blocks until the end.
+
+    close: called with the result before it is shown, and gives the one to show.
+    """
     screen = make_screen(plan, quiet_stdout=as_json)
     local = LocalRun(plan, screen, Clock(), log_level=log_level.upper())
     _let_interrupts_drain(local)
     with screen:
-        result = local.run(timeout_s)
+        result = close(local.run(timeout_s))
     if as_json:
         show_json(result.as_data())
     else:

@@ -15,7 +15,7 @@ import click
 
 from zflow.cli.output import aligned, show_json, size
 from zflow.cli.stored import refused, runs_here
-from zflow.errors import ConfigError, ExitCode, Problem, suggest
+from zflow.errors import ConfigError, ExitCode, Problem
 from zflow.paths import run_directory_of
 from zflow.state.runs import StoredRun, is_running, remove_run
 
@@ -115,7 +115,7 @@ def _named(found: list[StoredRun], names: Iterable[str]) -> list[StoredRun]:
     problems: list[Problem] = []
     for name in names:
         if name not in by_name:
-            fix = suggest(name, by_name)
+            fix = "list them: zflow runs ls"
             problems += refused(f"run {name}", "there is no such run here", fix).problems
         elif is_running(by_name[name].state):
             fix = "stop it first: Ctrl-C where it runs"

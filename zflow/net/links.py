@@ -60,10 +60,8 @@ class DataLinks:
         socket = self._out.get(action.link)
         if socket is None:
             return False
-        parts: list[bytes | memoryview] = [data.encode(action.frame)]
-        if action.payload is not None:
-            parts += action.payload.parts  # type: ignore[attr-defined]
-        return _try_send(socket, parts)
+        payload = action.payload.parts if action.payload is not None else ()  # type: ignore[attr-defined]
+        return _try_send(socket, data.encode_parts(action.frame, payload))
 
     def reply(self, action: Reply) -> bool:
         """False if the socket does not take it now."""
@@ -75,7 +73,7 @@ class DataLinks:
                 self._sockets.close(known[2])
             socket = self._sockets.push(action.endpoint, TRIP_WIRE)
             known = self._back[action.link] = (action.endpoint, action.incarnation, socket)
-        return _try_send(known[2], [data.encode(action.frame)])
+        return _try_send(known[2], data.encode_parts(action.frame))
 
     # -- in ----------------------------------------------------------------------------------
 
@@ -90,25 +88,20 @@ class DataLinks:
 
     def _decode(self, parts: list[bytes], handle: FrameHandler) -> None:
         try:
-            frame = data.decode(parts[0])
-            payload = None
-            if type(frame) is data.Data:
-                data.check_parts(frame, parts[1:])
-                payload = Parts(list(parts[1:]))
+            frame, payload = data.decode_parts(parts)
         except ProtocolError:
             # Nobody in this run sends such a frame; the link notices the gap and dials again.
             self.bad_frames += 1
             return
-        handle(frame, payload)
+        handle(frame, Parts(payload) if payload else None)
 
 
 def _try_send(socket: "zmq.Socket[bytes]", parts: "list[bytes | memoryview]") -> bool:
     try:
-        # Small parts are copied (cheaper than the bookkeeping of sharing them), large ones not.
         if len(parts) == 1:
             socket.send(parts[0], zmq.NOBLOCK)
         else:
-            socket.send_multipart(parts, zmq.NOBLOCK, copy=len(parts) == 2)
+            socket.send_multipart(parts, zmq.NOBLOCK, copy=False)  # from COPIED_BYTES on
     except zmq.Again:
         return False
     return True

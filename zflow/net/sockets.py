@@ -19,6 +19,7 @@ FDS_AT_REST = 64  # Python, logs, the context's own
 FDS_PER_LINK = 4  # a PUSH with its connection at one end, the accepted one, its way back
 RECONNECT_FIRST_S = 0.01
 RECONNECT_MAX_S = 1.0
+COPIED_BYTES = 256 * 1024  # below it, copying costs less than giving the buffer back
 MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES  # an encoded message may overshoot by one item
 
 
@@ -78,6 +79,7 @@ class Sockets:
         check_endpoint(endpoint)
         socket = self._make(zmq.PUSH)
         socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.copy_threshold = COPIED_BYTES
         socket.setsockopt(zmq.SNDHWM, high_water)
         socket.connect(endpoint)
         return socket
@@ -91,6 +93,7 @@ class Sockets:
 
     def dealer(self, endpoint: str) -> "zmq.Socket[bytes]":
         """A replica's end of its control link."""
+        check_endpoint(endpoint)
         socket = self._make(zmq.DEALER)
         socket.connect(endpoint)
         return socket
@@ -103,6 +106,7 @@ class Sockets:
 
     def subscriber(self, endpoint: str) -> "zmq.Socket[bytes]":
         """A replica's view of them."""
+        check_endpoint(endpoint)
         socket = self._make(zmq.SUB)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         socket.connect(endpoint)
@@ -130,9 +134,8 @@ class Sockets:
 def drain(socket: "zmq.Socket[bytes]", handle: Callable[[list[bytes]], None], at_most: int) -> int:
     """Receive until there is nothing more, or `at_most` messages; never blocks."""
     for count in range(at_most):
-        try:
-            parts = socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
+        # Asking first costs half of what it costs to be told EAGAIN by an exception.
+        if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             return count
-        handle(parts)
+        handle(socket.recv_multipart(zmq.NOBLOCK))
     return at_most

@@ -155,8 +155,12 @@ class Replica:
         while self._phase < PHASE["finish"] and not self._retired:
             if self._source is not None:
                 self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
+            # What has come is executed and sent on before anything that can wait.
+            with self._reactor.lock:
+                self._reactor.receive()
             worked = worker.slice()
-            self._turn()
+            with self._reactor.lock:
+                self._keep_house()
             if not worked and not self._has_work():
                 self._wait()
 
@@ -173,13 +177,14 @@ class Replica:
 
     def _turn(self) -> None:
         with self._reactor.lock:
-            self._step()
+            self._reactor.receive()
+            self._keep_house()
 
-    def _step(self) -> None:
-        """A reactor step and what belongs to it. Under the lock, from either thread."""
+    def _keep_house(self) -> None:
+        """Timers, storage, counters, reports. Under the lock, from either thread."""
         while self._keeper.done:
             self._core.buried(self._keeper.done.popleft())
-        self._reactor.step()
+        self._reactor.tick()
         if self._source is not None:
             self._keep_position()
         self._count()
@@ -222,6 +227,11 @@ class Replica:
     def _review(self) -> None:
         """Tell the coordinator when what it waits for has changed."""
         ended = self._core.quiet()
+        known = self._report
+        if not ended and known is not None and not known.ended and known.probe == self._probe:
+            same = "failed" if self._failure else self._state
+            if same == known.state:
+                return
         settled = ended and self._core.settled() and self._position_is_stored()
         report = control.Report(
             str(self.place.slot),
@@ -281,7 +291,8 @@ class Replica:
         with self._reactor.lock:
             if source is not None and source.waiting():
                 source.collect(self._clock.now_ns())
-            self._step()
+            self._reactor.receive()
+            self._keep_house()
 
     def report(self) -> control.Report | None:
         """The newest."""

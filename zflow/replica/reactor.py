@@ -41,10 +41,16 @@ class Reactor:
         self._on_fail = on_fail
         self._on_retire = on_retire
 
-    def step(self) -> None:
-        """Receive, decide, send. Under the lock."""
+    def receive(self) -> None:
+        """Take in what has arrived. Under the lock."""
         self._now_s = self._clock.now_s()
         self.messages += self.links.receive(self._on_reply, self._on_frame)
+        if self.core.actions:
+            self.perform()
+
+    def tick(self) -> None:
+        """Timers, and everything that credit allows. Under the lock."""
+        self._now_s = self._clock.now_s()
         self.core.tick(self._now_s)
         self.perform()
 

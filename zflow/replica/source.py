@@ -18,6 +18,7 @@ from zflow.wire.codec import checksum_bytes, dump_item, load_item
 
 CHUNK_NS = 250_000  # what is pulled before it is sent
 MAX_CHUNK_ITEMS = 1024
+FORGETTING = 0.8  # per pull, of the worst time an item took
 MAX_BACKOFF_S = 30.0
 SKIP_ITEMS = 65_536
 
@@ -32,6 +33,14 @@ def checksum(item: Any) -> int:
     """32 bits of an item, never 0; 0 if the item has no stable bytes."""
     raw = checksum_bytes(item)
     return 0 if raw is None else zlib.crc32(raw) or 1
+
+
+def _read_over(iterator: Iterator[Any], count: int) -> deque[Any]:
+    """Read so many items and keep the last one, if there are any."""
+    last: deque[Any] = deque(maxlen=1)
+    for begin in range(0, count, SKIP_ITEMS):
+        last.extend(itertools.islice(iterator, min(SKIP_ITEMS, count - begin)))
+    return last
 
 
 class SourceWorker:
@@ -67,6 +76,7 @@ class SourceWorker:
         self._raised = 0
         self._again_s = 0.0
         self._chunk = 1
+        self._item_ns = 0.0  # what an item takes, at worst lately
         self._iterator: Iterator[Any] | None = None
         self._pulled: deque[Any] = deque()
 
@@ -110,9 +120,14 @@ class SourceWorker:
             self.bench.entered(False)
 
     def _adapt(self, items: int, took_ns: int) -> None:
-        """Pull as much as 250 microseconds give; at once one by one where the source is slow."""
+        """Pull as many as 250 microseconds give.
+
+        One slow item counts at once, fast ones only bit by bit: a paced source that catches up
+        for a moment would otherwise be asked for many, and block with the first in hand.
+        """
         if items:
-            fitting = self._chunk * CHUNK_NS // max(took_ns, 1)
+            self._item_ns = max(took_ns / items, self._item_ns * FORGETTING)
+            fitting = int(CHUNK_NS / max(self._item_ns, 1.0))
             self._chunk = max(1, min(4 * self._chunk, fitting, MAX_CHUNK_ITEMS))
 
     def collect(self, now_ns: int) -> None:
@@ -186,21 +201,14 @@ class SourceWorker:
 
     def _skip(self, iterator: Iterator[Any], count: int, mark: Mark | None) -> None:
         """Read `count` settled items again, and compare the one that left a checksum."""
-        done = 0
         check = mark.end if mark is not None and mark.checksum and mark.end <= count else 0
-        for stop in (check, count):
-            last: deque[Any] = deque(maxlen=1)
-            while done < stop:
-                step = min(SKIP_ITEMS, stop - done)
-                last.extend(itertools.islice(iterator, step))
-                done += step
-            if stop == check and check and mark is not None:
-                found = checksum(last[0]) if last else 0
-                if found != mark.checksum:
-                    raise SourceChanged(
-                        f"the source changed: item {check - 1} is not the one that was settled "
-                        "before; a source must give the same items again, or take `resume`"
-                    )
+        last = _read_over(iterator, check)
+        if check and mark is not None and (checksum(last[0]) if last else 0) != mark.checksum:
+            raise SourceChanged(
+                f"the source changed: item {check - 1} is not the one that was settled "
+                "before; a source must give the same items again, or take `resume`"
+            )
+        _read_over(iterator, count - check)
 
     def _raise_or_retry(self, error: BaseException) -> None:
         bench = self.bench

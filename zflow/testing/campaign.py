@@ -19,7 +19,7 @@ from zflow.testing.invariants import Violation
 from zflow.testing.mutants import MUTANTS, mutated
 from zflow.testing.world import World
 
-CHUNK = 25  # seeds handed to a process at once
+CHUNK = 10  # seeds handed to a process at once
 ENOUGH_SEEDS = 500  # before a campaign may complain of what was never hit
 ERROR = "error"  # the "invariant" of a core that raises
 
@@ -137,7 +137,7 @@ def hunt_mutant(name: str, seeds: Iterable[int]) -> Caught:
     with mutated(MUTANTS[name]):
         for seed in seeds:
             invariant, _ = fails(seed)
-            if invariant:
+            if invariant not in ("", ERROR):  # a mutant that no longer fits the core proves nothing
                 return Caught(name=name, seed=seed, invariant=invariant)
     return Caught(name=name, seed=-1, invariant="")
 
@@ -146,6 +146,13 @@ def read_recorded(path: Path) -> dict[str, int]:
     """The seed that catches each mutant."""
     recorded = json.loads(path.read_text())["mutants"]
     return {name: int(seed) for name, seed in recorded.items()}
+
+
+def write_recorded(path: Path, caught: list[Caught]) -> None:
+    """Write the seeds that caught a mutant; whatever else is in the file stays."""
+    record = json.loads(path.read_text())
+    record["mutants"] = {c.name: c.seed for c in caught if c.seed >= 0}
+    path.write_text(json.dumps(record, indent=2) + "\n")
 
 
 def hunt_from_records(recorded: dict[str, int], *, jobs: int, beyond: int) -> list[Caught]:

@@ -7,12 +7,14 @@ supervisor, an operating system or a network can do.
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from zflow.testing.invariants import Violation
+from zflow.testing.items import Fate, Item
 from zflow.testing.network import Rates, random_rates
 from zflow.testing.process import CODEC, GENERATION, RUN_ID, Process
 from zflow.wire.data import Crash, Hello
 
 if TYPE_CHECKING:
-    from zflow.testing.world import Seat, World
+    from zflow.testing.world import World
 
 STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
 SILENT_FOR_S = 15.0  # longer than it takes to be given up
@@ -28,6 +30,7 @@ class Nemesis:
         self._random = random
         self.ends_s = 1.0 + random.random() * 3.0
         self.rates = random_rates(random)
+        self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
             (2.0, "kill in slice", self._kill_in_slice),
@@ -65,6 +68,7 @@ class Nemesis:
         """No more faults, and no more zombies or pauses; poison stays what it is."""
         world = self._world
         world.network.rates = Rates()
+        self.prey.clear()
         for seat in world.seats.values():
             for zombie in seat.zombies:
                 world.at(world.now_s + self._random.random(), world.kill, (zombie,))
@@ -94,7 +98,7 @@ class Nemesis:
         self._slay([victim] if victim else [])
 
     def _kill_in_slice(self) -> None:
-        """A process in the middle of something, rather one whose unit runs alone."""
+        """A process in the middle of something."""
         busy = [process for process in self._alive() if process.worker.executing]
         self._slay([self._random.choice(busy)] if busy else [])
 
@@ -111,18 +115,26 @@ class Nemesis:
         self._slay(self._alive())
 
     def _hunt(self) -> None:
-        """One slot is killed as soon as it executes something, so often the same unit."""
-        busy = [process for process in self._alive() if process.worker.executing]
-        if busy:
-            self._hunted(self._random.choice(busy).seat, HUNT_KILLS)
+        """Whoever executes a certain innocent item is killed by somebody else, again and again."""
+        innocent = [item for item in self._world.items if item.edge and item.fate is Fate.WELL]
+        if innocent:
+            self.prey[self._random.choice(innocent)] = HUNT_KILLS
 
-    def _hunted(self, seat: "Seat", kills: int) -> None:
-        process = seat.process
-        if process is not None and process.alive and process.worker.executing:
+    def executes(self, process: Process, items: list[Item], until_s: float) -> None:
+        """A slice of these items has begun."""
+        if self.prey and any(item in self.prey for item in items):
+            strikes_s = self._world.now_s + (until_s - self._world.now_s) * self._random.random()
+            self._world.at(strikes_s, self._slay_executor, (process, items))
+
+    def _slay_executor(self, process: Process, items: list[Item]) -> None:
+        """Strike if the slice goes on."""
+        if process.alive and process.worker.items is items:
+            for item in items:
+                if self.prey.get(item, 0):
+                    self.prey[item] -= 1
+                    if not self.prey[item]:
+                        del self.prey[item]
             self._slay([process])
-            kills -= 1
-        if kills and self._world.network.rates is self.rates:
-            self._world.at(self._world.now_s + 0.003, self._hunted, (seat, kills))
 
     def _silent_death(self) -> None:
         """A process is gone for long, and no supervisor says so."""
@@ -202,5 +214,6 @@ class Nemesis:
         )
         links = dict(process.core.inbox.links)
         process.core.on_frame(hello, None, self._world.now_s)
-        assert links == process.core.inbox.links, "a stranger has made a link"
+        if links != process.core.inbox.links:
+            raise Violation("I9", f"a stranger ({wrong}) has made a link to {process}")
         process.wake(self._world.now_s)

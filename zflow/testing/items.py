@@ -167,7 +167,7 @@ def _owe(item: Item, stage: Stage) -> None:
 
 
 class SimPayload:
-    """Items in a message; nothing is encoded, only measured. spoiled: their stage cannot read it."""
+    """Items in a message, measured, not encoded. spoiled: their stage cannot read them."""
 
     __slots__ = ("items", "size_bytes", "sizes", "spoiled")
 
@@ -179,7 +179,7 @@ class SimPayload:
 
 
 class SimCodec:
-    """The codec of one stage's processes: what they make they can read, what comes in may not be."""
+    """The codec of one stage's processes; they can read whatever they have made."""
 
     def __init__(self, stage: int) -> None:
         self._stage = stage

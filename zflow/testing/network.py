@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from zflow.protocol.actions import LinkKey
 from zflow.testing.items import SimPayload
-from zflow.wire.data import Frame, decode, encode
+from zflow.wire.data import Frame, decode_parts, encode_parts
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
@@ -182,7 +182,8 @@ class Network:
         arrival_s: float,
     ) -> None:
         if self._wired:
-            frame = decode(encode(frame))
+            parts = [bytes(size_bytes) for size_bytes in payload.sizes] if payload else []
+            frame, _ = decode_parts([bytes(part) for part in encode_parts(frame, parts)])
         self._seq += 1
         peer.receive((arrival_s, self._seq, socket.epoch, socket, frame, payload))
 

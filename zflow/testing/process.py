@@ -44,6 +44,7 @@ class Process:
         self.replies: dict[tuple[str, int], Socket] = {}
         self.heard: dict[int, Heard] = {}
         self.hello: dict[LinkKey, int] = {}  # the token said last
+        self.newest: dict[LinkKey, tuple[int, int]] = {}  # whose link it is, incarnation and dial
         self.paused_until_s = 0.0
         self.disk_s = 0.002  # that a commit takes
         self.core = self._new_core()
@@ -149,8 +150,19 @@ class Process:
             self._read_reply(frame, now_s)
         elif type(frame) is Data and payload is not None:
             self._read_data(socket.key, frame, payload, now_s)
+        elif type(frame) is Hello:
+            self._read_hello(frame, now_s)
         else:
             self.core.on_frame(frame, None, now_s)
+
+    def _read_hello(self, frame: Hello, now_s: float) -> None:
+        self.core.on_frame(frame, None, now_s)
+        key = frame.edge, frame.sender
+        link = self.core.inbox.links[key]
+        now = link.incarnation, link.dial
+        if now < self.newest.get(key, now):
+            raise Violation("I9", f"the link of {self.newest[key]} was given to {now}")
+        self.newest[key] = now
 
     def _read_data(self, key: LinkKey, frame: Data, payload: SimPayload, now_s: float) -> None:
         inbox = self.core.inbox

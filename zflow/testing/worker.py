@@ -149,6 +149,7 @@ class Worker:
         # A killing item strikes somewhere in the slice, other events may come before.
         self.due_s = now_s + (took_s * self._random.random() if self._kills else took_s)
         self._core.inbox.executing_since_s = now_s
+        process.world.nemesis.executes(process, portion.items, self.due_s)
         if self._stage.kind == STREAM and not self._kills:
             self._task = self._core.open_task(portion, 0)
             self._step = 0

@@ -62,7 +62,7 @@ class Seat:
 
 
 class World:
-    """See the module. `topology` and `nemesis` can be replaced before `start`."""
+    """See the module. topology: instead of a random one. trace: remember the last events."""
 
     def __init__(self, seed: int, *, trace: bool = False, topology: Topology | None = None) -> None:
         self.seed = seed

@@ -69,7 +69,7 @@ class PickleCodec:
 def _raw(buffer: pickle.PickleBuffer) -> memoryview | None:
     try:
         return buffer.raw()
-    except BufferError:  # not contiguous: pickle copies it into the body
+    except BufferError:  # not contiguous: pickle refuses it, with a sentence of its own
         return None
 
 

@@ -3,15 +3,18 @@
 Never decodes a payload, and never trusts a length: whatever a peer sends ends as a frame or as
 a ProtocolError.
 
-    header frame:  | protocol u8 | type u8 | token u64 big-endian | msgpack array of the fields |
-    DATA only:     body frame (one encoded list of items), then the out-of-band buffers that the
-                   header names, at most 62
+    | protocol u8 | type u8 | token u64 | size of the fields u32 | msgpack array of the fields |
+
+all numbers big-endian. DATA has a payload: the body (one encoded list of items) and at most 62
+out-of-band buffers, whose sizes the fields name. A small body without buffers follows the fields
+in the same ZeroMQ part; otherwise each is a part of its own.
 
 Type numbers are written out and never reused. The fields' order is the wire order; new fields
 are added at the end with a default.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -23,10 +26,13 @@ PROTOCOL = 1
 MAX_BUFFERS = 62
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 4096
+MAX_INLINE_BYTES = 64 * 1024  # a larger body costs less as a part of its own than copied
 MAX_CRASH_UNITS = 1_000_000
 
-_PREFIX = struct.Struct("!BBQ")
+_PREFIX = struct.Struct("!BBQI")
 _ENCODER = msgspec.msgpack.Encoder()
+
+Part = bytes | memoryview
 
 
 class Crash(msgspec.Struct, array_like=True, frozen=True):
@@ -173,22 +179,57 @@ _FIELDS = {
 def encode(frame: Frame) -> bytes:
     """The header frame of `frame`."""
     kind = type(frame)
-    fields = [getattr(frame, name) for name in _FIELDS[kind]]
-    return _PREFIX.pack(PROTOCOL, _NUMBER[kind], frame.token) + _ENCODER.encode(fields)
+    fields = _ENCODER.encode([getattr(frame, name) for name in _FIELDS[kind]])
+    return _PREFIX.pack(PROTOCOL, _NUMBER[kind], frame.token, len(fields)) + fields
 
 
-def decode(header: bytes | memoryview) -> Frame:
-    """The frame in `header`; raises ProtocolError for anything that is not one."""
+def encode_parts(frame: Frame, payload: Sequence[Part] = ()) -> list[Part]:
+    """The ZeroMQ parts of a frame with its payload."""
+    header = encode(frame)
+    if len(payload) == 1 and len(payload[0]) <= MAX_INLINE_BYTES:
+        return [b"".join((header, payload[0]))]
+    return [header, *payload]
+
+
+def decode_parts(parts: Sequence[bytes]) -> tuple[Frame, list[Part]]:
+    """The inverse of `encode_parts`; raises ProtocolError.
+
+    The payload shares the memory of `parts` and is not looked at, only measured.
+    """
+    header = parts[0]
+    frame, end = _decode(header)
+    payload: list[Part] = list(parts[1:])
+    if end < len(header):
+        payload.insert(0, memoryview(header)[end:])
+    sizes = frame.sizes if isinstance(frame, Data) else []
+    if [len(part) for part in payload] != sizes:
+        raise ProtocolError(
+            f"{type(frame).__name__} names a payload of {sizes} bytes and came with "
+            f"{[len(part) for part in payload]}"
+        )
+    return frame, payload
+
+
+def decode(header: bytes) -> Frame:
+    """The frame at the beginning of `header`, whatever payload follows; raises ProtocolError."""
+    return _decode(header)[0]
+
+
+def _decode(header: bytes) -> tuple[Frame, int]:
+    """The frame at the beginning of `header`, and where its fields end."""
     if len(header) < _PREFIX.size:
         raise ProtocolError(f"a header has at least {_PREFIX.size} bytes; got {len(header)}")
-    protocol, number, token = _PREFIX.unpack_from(header)
+    protocol, number, token, size = _PREFIX.unpack_from(header)
+    end = _PREFIX.size + size
     if protocol != PROTOCOL:
         raise ProtocolError(f"protocol {PROTOCOL} is spoken here; got {protocol}")
     kind = FRAME_TYPES.get(number)
     if kind is None:
         raise ProtocolError(f"unknown frame type {number}")
+    if end > len(header):
+        raise ProtocolError(f"a header of {end} bytes was cut to {len(header)}")
     try:
-        body = _DECODERS[number].decode(memoryview(header)[_PREFIX.size :])
+        body = _DECODERS[number].decode(memoryview(header)[_PREFIX.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a malformed {kind.__name__} frame: {error}") from error
     frame = kind(token, *[getattr(body, name) for name in _FIELDS[kind]])
@@ -196,7 +237,7 @@ def decode(header: bytes | memoryview) -> Frame:
         _check_data(frame)
     elif isinstance(frame, Welcome):
         _check_crashes(frame.crashes)
-    return frame
+    return frame, end
 
 
 def _check_data(data: Data) -> None:
@@ -230,10 +271,3 @@ def _check_crashes(crashes: list[Crash]) -> None:
             _check_run(run)
     if sum(run.n for crash in crashes for run in crash.runs) > MAX_CRASH_UNITS:
         raise ProtocolError(f"crash reports name more than {MAX_CRASH_UNITS} units")
-
-
-def check_parts(data: Data, parts: list[Any]) -> None:
-    """Raise ProtocolError unless the parts behind the header are the ones that it names."""
-    sizes = [len(part) for part in parts]
-    if sizes != data.sizes:
-        raise ProtocolError(f"DATA names parts of {data.sizes} bytes and came with {sizes}")

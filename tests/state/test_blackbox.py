@@ -1,0 +1,118 @@
+"""What a black box says of a process, alive or dead."""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+
+import pytest
+
+from zflow.state.blackbox import BlackBox, read_black_box
+from zflow.wire.run import OSEQ, Run
+
+NAMES = ["received", "processed"]
+RUNS = [Run(7, 8, OSEQ, 0, 100, 3), Run(7, 9, OSEQ, 0, 5, 2, numbers=[5, 9])]
+AT_LENGTH = 32 * 1024 + 8 + 12  # where the length of the slice is, as the module draws it
+
+WRITER = """
+import sys
+from pathlib import Path
+from zflow.state.blackbox import BlackBox
+from zflow.wire.run import OSEQ, Run
+
+box = BlackBox(Path(sys.argv[1]), ["received", "processed"])
+box.enter([Run(7, 8, OSEQ, 0, 100, 3)], alone=True, now_ns=11)
+box.count([5, 4])
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "box"
+
+
+@pytest.fixture
+def box(path):
+    made = BlackBox(path, NAMES)
+    yield made
+    made.close()
+
+
+def test_it_says_what_is_executing_since_when_and_how_far_the_counters_have_come(box, path):
+    box.beat(10)
+    box.enter(RUNS, alone=True, now_ns=20)
+    box.count([3, 2])
+    read = read_black_box(path)
+    assert (read.beat_ns, read.started_ns, read.alone) == (10, 20, True)
+    assert read.runs == RUNS
+    assert read.counters == {"received": 3, "processed": 2}
+
+
+def test_between_two_slices_nothing_is_executing(box, path):
+    box.enter(RUNS, alone=False, now_ns=20)
+    box.leave()
+    read = read_black_box(path)
+    assert (read.started_ns, read.alone, read.runs) == (0, False, [])
+
+
+def test_a_new_one_says_nothing_at_all(box, path):
+    read = read_black_box(path)
+    assert (read.beat_ns, read.started_ns, read.runs) == (0, 0, [])
+    assert read.counters == {"received": 0, "processed": 0}
+
+
+def test_a_slice_that_was_being_written_reads_as_none(box, path):
+    box.enter(RUNS, alone=False, now_ns=20)
+    with path.open("rb+") as file:
+        file.seek(AT_LENGTH)
+        file.write(struct.pack("<I", 0))  # what `enter` does before it writes the runs
+    assert read_black_box(path).runs == []
+
+
+def test_a_slice_that_does_not_decode_reads_as_none(box, path):
+    box.enter(RUNS, alone=False, now_ns=20)
+    with path.open("rb+") as file:
+        file.seek(AT_LENGTH + 4)
+        file.write(b"\xc1\xc1\xc1")  # never valid msgpack
+    assert read_black_box(path).runs == []
+
+
+def test_a_process_that_died_before_it_had_a_black_box_has_no_reading(path):
+    assert read_black_box(path) is None
+
+
+@pytest.mark.parametrize("raw", [b"", b"zflowbb1", b"\0" * 200_000])
+def test_a_head_that_was_not_written_to_its_end_has_no_reading(path, raw):
+    path.write_bytes(raw)
+    assert read_black_box(path) is None
+
+
+def test_more_runs_than_it_can_name_are_refused(box):
+    run = RUNS[0].renewed(start=0, n=60_000, numbers=list(range(0, 120_000, 2)))
+    with pytest.raises(ValueError, match="1 runs do not fit a black box"):
+        box.enter([run], alone=False, now_ns=1)
+
+
+def test_more_counters_than_it_can_name_are_refused(path):
+    with pytest.raises(ValueError, match="4000 counters do not fit"):
+        BlackBox(path, [f"counter {k:04}" for k in range(4000)])
+
+
+def test_only_its_owner_may_read_the_file(box, path):
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.slow
+def test_it_survives_sigkill(path):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout.readline() == b"written\n"
+        os.kill(process.pid, signal.SIGKILL)
+    read = read_black_box(path)
+    assert (read.started_ns, read.alone, read.runs) == (11, True, [Run(7, 8, OSEQ, 0, 100, 3)])
+    assert read.counters == {"received": 5, "processed": 4}

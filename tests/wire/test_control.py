@@ -1,0 +1,91 @@
+"""The control plane's messages: plain data, and nothing but those four."""
+
+import msgspec
+import pytest
+
+from zflow.errors import ProtocolError
+from zflow.wire import control
+from zflow.wire.data import Crash
+from zflow.wire.run import OSEQ, Run
+
+STAGE = control.StageConfig(
+    name="parse",
+    number=1,
+    kind="stage",
+    replicas=2,
+    retries=3,
+    backoff_s=0.1,
+    timeout_s=300.0,
+    max_crashes=3,
+    on_error="dead_letter",
+)
+CONFIG = control.RunConfig(
+    run_id="20260131-235959-1a2b",
+    generation=1,
+    topology="flow",
+    run_directory="/run/zf",
+    state_directory="/state",
+    target=control.TargetConfig(target="flow.py", attribute="flow", path=None, source_file=None),
+    stages=[STAGE],
+    edges=[
+        control.EdgeConfig(
+            edge=2**64 - 1,
+            label="read->parse",
+            source="read",
+            target="parse",
+            output=None,
+            delivery="at_least_once",
+        )
+    ],
+    parameters=["read.n=3"],
+)
+CRASH = Crash("parse/0", 3, [Run(2**64 - 1, 2**63, OSEQ, 0, 5, 2)], True, 3, "exit code 1")
+MESSAGES = [
+    control.Register("parse/0", 3, 4711),
+    control.Report("parse/0", 3, "running", True, False, 12, 4, "Traceback"),
+    control.Snapshot(7, "run", 4, CONFIG, [CRASH]),
+    control.Update(8, "drain", 4),
+    control.Update(9, "run", 5, CRASH),
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_comes_back_as_it_was(message):
+    assert control.decode(control.encode(message)) == message
+
+
+def test_an_infinite_timeout_of_a_source_travels():
+    stage = msgspec.structs.replace(STAGE, timeout_s=float("inf"))
+    snapshot = control.Snapshot(1, "bind", 0, msgspec.structs.replace(CONFIG, stages=[stage]), [])
+    assert control.decode(control.encode(snapshot)).config.stages[0].timeout_s == float("inf")
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"garbage",
+        b"\x80",
+        msgspec.msgpack.encode({"type": "unknown"}),
+        msgspec.msgpack.encode({"type": "register", "slot": 5, "incarnation": 1, "pid": 1}),
+        msgspec.msgpack.encode({"type": "update", "number": "x"}),
+        control.encode(MESSAGES[0])[:-1],
+        b"\x81\xa4type\xa8\xff\xff\xff\xff\xff\xff\xff\xff",
+    ],
+)
+def test_what_is_no_message_is_a_protocol_error(raw):
+    with pytest.raises(ProtocolError, match="a malformed control message"):
+        control.decode(raw)
+
+
+def test_every_prefix_of_a_message_is_a_protocol_error():
+    raw = control.encode(MESSAGES[2])
+    for length in range(len(raw)):
+        with pytest.raises(ProtocolError):
+            control.decode(raw[:length])
+
+
+def test_the_configuration_finds_a_stage_by_its_name():
+    assert CONFIG.stage("parse") is STAGE
+    with pytest.raises(KeyError):
+        CONFIG.stage("absent")
