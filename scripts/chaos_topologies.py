@@ -6,6 +6,7 @@ process and sync them before they return, which is before anything is acknowledg
 """
 
 import ctypes
+import itertools
 import multiprocessing
 import os
 import signal
@@ -82,6 +83,18 @@ def careful(number: int, work_s: float = 0.0002) -> int:
 
 chain = Topology("chain")
 chain.connect(numbers, careful, Collect)
+
+
+@source
+def ticks(every_s: float = 0.002) -> Iterator[int]:
+    """0, 1, 2, ... for ever."""
+    for number in itertools.count():
+        time.sleep(every_s)
+        yield number
+
+
+ticking = Topology("ticking")
+ticking.connect(ticks, careful, Collect)
 
 
 # --- a receiver that stops taking, with its inbox full ------------------------------------------

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -89,6 +90,14 @@ class Supervisor:
         self._unwatch = unwatch
         self._check_due_s = 0.0
         self._oom_kills = _oom_kills()
+        self._environment = {
+            **os.environ,
+            # A print reaches the log at once, also of a process that is killed.
+            "PYTHONUNBUFFERED": "1",
+            # A set iterates in the same order in every incarnation, so that a stage which was
+            # deterministic before a crash is so after it.
+            "PYTHONHASHSEED": str(zlib.crc32(config.run_id.encode())),
+        }
 
     # -- starting ----------------------------------------------------------------------------
 
@@ -123,6 +132,7 @@ class Supervisor:
                 stdout=out_file,
                 stderr=err_file,
                 start_new_session=True,
+                env=self._environment,
             )
         member.pidfd = os.pidfd_open(member.process.pid)
         member.started_s = self._clock.now_s()
@@ -150,7 +160,8 @@ class Supervisor:
         tail = self._tail(member)
         cause, strikes = self._cause(member, process.returncode)
         counters = box.counters if box is not None else {}
-        orderly = process.returncode == 0
+        # User code can end the process with exit code 0 too; only the replica itself says so here.
+        orderly = process.returncode == 0 and counters.get("finished") == 1
         crash = _crash(member, box, strikes, f"{cause}\n{tail}" if tail else cause)
         self._plan(member, orderly, crash, counters, tail)
         return Death(

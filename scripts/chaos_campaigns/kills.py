@@ -223,9 +223,11 @@ def play_resume(job: Job) -> Verdict:
     run = start(site, "diamond", n)
     for k in range(kills):
         site.open_gate(n * (k + 1) // kills)
-        run.wait_records(n * 2 * k // kills // 2)
         wait_until(lambda: list(site.folder.glob(".zflow/*/*/run.json")), 10, "the run's record")
-        time.sleep(job.dice.uniform(0, 1.0))
+        if k % 3 == 2:  # at a random moment of the start, else in the middle of the work
+            time.sleep(job.dice.uniform(0, 1.0))
+        else:
+            run.wait_records(2 * n * k // kills + job.dice.randrange(1, n // kills))
         verdict.faults["everything"] = verdict.faults.get("everything", 0) + 1
         site.kill_marked()
         run.wait(5)

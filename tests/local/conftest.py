@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,64 @@ class Done:
         return json.loads(self.out)
 
 
+class Running:
+    """One `zflow` command; what it prints goes to files, so that it can be read meanwhile."""
+
+    def __init__(self, log: Path, folder: Path, environment: dict[str, str]) -> None:
+        self._out, self._err = log.with_suffix(".out"), log.with_suffix(".err")
+        self._folder = folder
+        self._environment = environment
+
+    def begin(self, command: list[str]) -> None:
+        """Start it."""
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    @property
+    def err(self) -> str:
+        """What it has written to stderr so far."""
+        return self._err.read_text()
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self.process.send_signal(signal.SIGINT)
+
+    def end(self) -> Done:
+        """Wait for its end."""
+        code = self.process.wait(timeout=LONGEST_RUN_S)
+        return Done(code, self._out.read_text(), self.err)
+
+    def replicas(self, stage: str = "") -> list[int]:
+        """The processes of a stage, or of all stages."""
+        found = []
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(self.process.pid).children():
+                with suppress(psutil.NoSuchProcess):
+                    command = child.cmdline()
+                    if (
+                        "--slot" in command
+                        and f" {stage}" in f" {command[command.index('--slot') + 1]}"
+                    ):
+                        found.append(child.pid)
+        return found
+
+
 class Workshop:
     """A folder with a topology, and the command line in it."""
 
-    def __init__(self, folder: Path, runtime: Path) -> None:
+    def __init__(self, folder: Path, runtime: Path, logs: Path) -> None:
         self.folder = folder
         self.runtime = runtime
-        self.started: list[subprocess.Popen[str]] = []
+        self.logs = logs
+        self.started: list[Running] = []
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(ROOT),
@@ -57,29 +108,16 @@ class Workshop:
         text = "from zflow import Topology, emit, sink, source, stage\n" + textwrap.dedent(source)
         (self.folder / name).write_text(text)
 
-    def start(self, *arguments: object) -> "subprocess.Popen[str]":
+    def start(self, *arguments: object) -> "Running":
         """`zflow ARGUMENTS`; it goes on."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "zflow", *map(str, arguments)],
-            cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        self.started.append(process)
-        return process
-
-    def end(self, process: "subprocess.Popen[str]") -> Done:
-        """Wait for its end."""
-        out, err = process.communicate(timeout=LONGEST_RUN_S)
-        return Done(process.returncode, out, err)
+        running = Running(self.logs / str(len(self.started)), self.folder, self.environment)
+        self.started.append(running)
+        running.begin([sys.executable, "-m", "zflow", *map(str, arguments)])
+        return running
 
     def zflow(self, *arguments: object) -> Done:
         """`zflow ARGUMENTS`, to its end."""
-        return self.end(self.start(*arguments))
+        return self.start(*arguments).end()
 
     def run(self, source: str, *arguments: object, code: int = 0) -> Done:
         """`zflow run` of this topology, to its end, with that exit code."""
@@ -94,26 +132,12 @@ class Workshop:
         path = self.folder / name
         return sorted(path.read_text().splitlines()) if path.exists() else []
 
-    def replicas(self, stage: str = "") -> list[int]:
-        """The processes of a stage, or of all stages."""
-        found = []
-        for process in self.started:
-            with suppress(psutil.NoSuchProcess):
-                for child in psutil.Process(process.pid).children():
-                    with suppress(psutil.NoSuchProcess):
-                        command = child.cmdline()
-                        if "--slot" in command:
-                            slot = command[command.index("--slot") + 1]
-                            if slot.startswith(stage):
-                                found.append(child.pid)
-        return found
-
     def close(self) -> None:
         """End what a failed test left."""
-        for process in self.started:
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGKILL)
-            process.communicate()
+        for running in self.started:
+            if running.process.poll() is None:
+                running.process.kill()
+                running.process.wait()
 
 
 @pytest.fixture
@@ -121,9 +145,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[W
     """A folder of its own, with a run directory of its own beside it."""
     runtime = tmp_path_factory.mktemp("r")
     runtime.chmod(0o700)
-    made = Workshop(tmp_path, runtime)
+    made = Workshop(tmp_path, runtime, tmp_path_factory.mktemp("logs"))
     yield made
     made.close()
-
-
-Wait = Callable[[Callable[[], object], float], None]

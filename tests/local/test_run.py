@@ -365,6 +365,29 @@ def test_what_cannot_be_pickled_is_a_dead_letter_and_harms_no_other(shop):
     assert "cannot be pickled" in letter["error"]
 
 
+def test_a_function_that_raises_stop_iteration_fails_like_any_other(shop):
+    shop.run(
+        """
+        @source
+        def read():
+            yield from [[1], [], [2]]
+
+        @stage(retries=0)
+        def first(items):
+            return next(iter(items))
+
+        @sink
+        def show(x): ...
+
+        flow = Topology("ends")
+        flow.connect(read, first, show)
+        """
+    )
+    letter = json.loads(shop.zflow("dead", "ls", "--json").out)
+    assert (letter["item"], letter["error_class"]) == ("[]", "RuntimeError")
+    assert "the function raised StopIteration" in letter["error"]
+
+
 @pytest.mark.parametrize("kind", ["numpy", "bytearray"])
 def test_a_buffer_that_is_used_again_gives_distinct_items(shop, kind):
     make = "bytearray(20_000)"
@@ -380,9 +403,18 @@ def test_a_buffer_that_is_used_again_gives_distinct_items(shop, kind):
                 buffer[:] = bytes([k]) * 20_000 if {kind == "bytearray"} else k
                 yield buffer
 
+        used = {make}
+
         @stage
         def same(frame):
-            return frame
+            used[:] = frame
+            return used
+
+        @stage
+        def twice(frame):
+            for _ in range(2):
+                used[:] = frame
+                yield used
 
         @sink
         def show(frame):
@@ -390,10 +422,10 @@ def test_a_buffer_that_is_used_again_gives_distinct_items(shop, kind):
             print(int(frame[0]))
 
         flow = Topology("frames")
-        flow.connect(read, same, show)
+        flow.connect(read, same, twice, show)
         """
     )
-    assert sorted(map(int, done.out.split())) == list(range(100))
+    assert sorted(map(int, done.out.split())) == sorted([*range(100), *range(100)])
 
 
 def test_classes_of_the_topology_file_travel_as_items(shop):
@@ -430,7 +462,10 @@ WRONG = {
     "does not import": ("1 / 0", "flow.py:2: flow.py: does not import: ZeroDivisionError"),
     "syntax": ("def (", "flow.py:2: flow.py: does not import: SyntaxError"),
     "no topology": ("x = 1", "no Topology"),
-    "several topologies": ('a = Topology("a")\nb = Topology("b")', "a, b"),
+    "several topologies": (
+        'a = Topology("a")\nb = Topology("b")',
+        "choose one: flow.py:a, flow.py:b",
+    ),
 }
 GOOD = """
     @source

@@ -8,7 +8,7 @@ from zflow.cli.output import aligned
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
 from zflow.paths import runs_folder
-from zflow.state.books import EdgeBooks
+from zflow.local.books import EdgeBooks
 
 
 def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:

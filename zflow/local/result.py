@@ -10,7 +10,7 @@ from typing import Any
 
 from zflow.errors import ExitCode
 from zflow.local.plan import Plan
-from zflow.state.books import Books, EdgeBooks
+from zflow.local.books import Books, EdgeBooks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

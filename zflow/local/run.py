@@ -19,7 +19,7 @@ from zflow.local.relay import Relay
 from zflow.local.result import RunResult, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets, check_fds
-from zflow.state.books import Books
+from zflow.local.books import Books
 from zflow.state.runs import RunLock
 from zflow.supervisor import Death, Supervisor
 

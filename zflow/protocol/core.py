@@ -241,10 +241,7 @@ class Core:
 
     def take(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Up to `n` units of the parcel leave the inbox; suspects leave one by one."""
-        if self._suspect_at(parcel):
-            n = 1
-        else:
-            n = min(n, self._suspects_after(parcel))
+        n = 1 if self._suspect_at(parcel) else min(n, self._suspects_after(parcel))
         portion = self.inbox.leave(parcel, n, now_s)
         self.running += portion.n
         return portion

@@ -8,7 +8,17 @@ from zflow.protocol.ledger import COLUMNS
 from zflow.state.latency import BUCKETS
 
 STAGE_COUNTERS = ("received", "processed", "errors", "busy_ns")
-GAUGES = ("inbox", "queued", "unacked", "retrying", "next", "low", "dead_at_source", "suspects")
+GAUGES = (
+    "inbox",
+    "queued",
+    "unacked",
+    "retrying",
+    "next",
+    "low",
+    "dead_at_source",
+    "suspects",
+    "finished",  # 1 once the process has done everything it was told to do
+)
 
 
 class Counters:
@@ -20,6 +30,7 @@ class Counters:
         self.processed = 0
         self.errors = 0
         self.busy_ns = 0
+        self.finished = False
         self.latency = [0] * (BUCKETS if is_sink else 0)
 
     def names(self) -> list[str]:
@@ -50,6 +61,7 @@ class Counters:
             origin.low if origin else 0,
             origin.dead_lettered if origin else 0,
             sum(len(outbox.suspects) for outbox in outboxes),
+            int(self.finished),
         ]
         for outbox in outboxes:
             numbers += outbox.ledger.row()

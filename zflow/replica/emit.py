@@ -1,10 +1,10 @@
 """From what user code gave to what goes out on which edge.
 
-Decides routing (`output=`, `when=`, nothing for None) and what must be copied at once. On the
-usual path it looks at the set of types of a slice, never at single items.
+Decides routing (`output=`, `when=`, nothing for None) and what must be copied at once, before user
+code runs again. On the usual path it looks at the set of types of a slice, never at single items.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any
@@ -41,35 +41,49 @@ class Emitter:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
         self._plain = all(r.output is None and r.when is None for r in routes)
-        self._copied: dict[type, bool] = dict.fromkeys(_IMMUTABLE, False)
+        self._uncopied: set[type] = set(_IMMUTABLE)
+        self._copied: set[type] = set()
 
-    def must_copy(self, items: Sequence[Any]) -> bool:
-        """True if items of these types must be kept apart from their maker as soon as made."""
-        return self._any_copied(set(map(type, items)), items)
+    @property
+    def careful(self) -> bool:
+        """True once some type of item had a buffer that its maker can still write to."""
+        return bool(self._copied)
 
-    def _any_copied(self, types: set[type], items: Sequence[Any]) -> bool:
-        copied = False
-        for kind in types:
-            known = self._copied.get(kind)
-            if known is None:
-                known = self._learn(kind, items)
-            copied = copied or known
-        return copied
+    def surprised(self, items: Iterable[Any]) -> bool:
+        """True if items that were made without care turn out to need it.
 
-    def _learn(self, kind: type, items: Sequence[Any]) -> bool:
-        """Probe one item of a type never seen; a reused buffer could change what is kept."""
-        item = next(item for item in items if type(item) is kind)
-        inner = item.item if isinstance(item, Emit) else item
-        found = type(inner) not in _IMMUTABLE and holds_writable_buffer(inner)
-        if kind is not Emit:
-            self._copied[kind] = found
-        return found
+        They may have been overwritten already: throw them away and have them made again, with
+        `gather`. Happens at most once per type, since types are remembered.
+        """
+        new = set(map(type, items)) - self._uncopied
+        if not new:
+            return False
+        for item in items:
+            if type(item) in new:
+                self._kept(item)
+        return self.careful
 
-    def kept(self, items: list[Any]) -> list[Any]:
-        """The items, with those replaced by copies whose maker could still change them."""
-        if not self.must_copy(items):
-            return items
-        return [_copy(item) for item in items]
+    def gather(self, made: Iterable[Any], append: Callable[[Any], None]) -> None:
+        """Append each item as soon as user code has made it; raises what that raises.
+
+        An item whose maker could still write to it is copied before user code runs again: it may
+        use the same buffer for the next one.
+        """
+        uncopied = self._uncopied
+        for item in made:
+            append(item if type(item) in uncopied else self._kept(item))
+
+    def _kept(self, item: Any) -> Any:
+        wrapped = type(item) is Emit
+        inner = item.item if wrapped else item
+        kind = type(inner)
+        if kind not in self._copied and kind not in self._uncopied:
+            # One item tells for its type, since to look into each would cost more than to send it.
+            (self._copied if holds_writable_buffer(inner) else self._uncopied).add(kind)
+        if kind in self._uncopied:
+            return item
+        copy = snapshot(inner)
+        return Emit(item.name, copy) if wrapped else copy
 
     def route(self, items: list[Any]) -> list[Output]:
         """What goes to each edge; raises WhenError, or StageError for what cannot be an item."""
@@ -107,9 +121,3 @@ def _ask(when: Callable[[Any], object], item: Any, position: int) -> bool:
         return bool(when(item))
     except Exception as error:
         raise WhenError(position) from error
-
-
-def _copy(item: Any) -> Any:
-    if type(item) is Emit:
-        return Emit(item.name, snapshot(item.item))
-    return snapshot(item)

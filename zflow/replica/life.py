@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from zflow.clock import Clock
-from zflow.errors import InternalError
+from zflow.errors import InternalError, Unavailable
 from zflow.net.control import ControlClient
 from zflow.net.links import DataLinks
 from zflow.net.poll import Waiter
@@ -37,6 +37,7 @@ _LOG = logging.getLogger("zflow.replica")
 IDLE_S = 1.0  # an idle data thread looks up at least this often
 POSITION_EVERY_S = 0.1
 MAX_SHOWN_CHARS = 2000
+PATIENCE_S = 0.5  # for a source that blocks when the run is over
 PHASE = {name: number for number, name in enumerate(control.PHASES)}
 
 
@@ -193,16 +194,31 @@ class Replica:
     def _finish(self, instance: Any) -> None:
         """Refuse new, all is in: say BYE, close the user's instance, leave the books."""
         if self._retired:
-            return
+            raise Unavailable("a newer process has this slot")
+        self._say_goodbye()
+        close_stage(instance)
+        self._keeper.close()
+        self._enter("finished")
+        self._leave_books()
+
+    def _say_goodbye(self) -> None:
         with self._reactor.lock:
             if not self._core.settled():
                 raise InternalError(f"{self.place.slot} was told to finish with units open")
             self._core.finish()
             self._reactor.perform()
-        close_stage(instance)
-        self._keeper.close()
-        self._enter("finished")
+
+    def _leave_books(self) -> None:
+        self._counters.finished = True
         self._black_box.count(self._counters.values())
+
+    def _finish_for_source(self) -> None:
+        """The generator still blocks and the run is over: end in its place, from the control
+        thread. Everything is settled and stored, so there is nothing that it could still add."""
+        self._say_goodbye()
+        self._keeper.close()
+        self._leave_books()
+        os._exit(0)
 
     # -- what a step does beside the sockets -------------------------------------------------
 
@@ -283,6 +299,10 @@ class Replica:
     def step_for(self, away_s: float) -> None:
         """User code has the data thread: take a step for it, if there is reason enough."""
         source, core = self._source, self._core
+        if source is not None and self._phase >= PHASE["drain"]:
+            core.source_ended = True  # whatever it still yields is not taken
+            if self._phase >= PHASE["finish"] and away_s > PATIENCE_S:
+                self._finish_for_source()
         waiting = (source is not None and source.waiting()) or any(
             outbox.queued for outbox in core.outboxes.values()
         )

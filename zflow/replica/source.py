@@ -112,12 +112,23 @@ class SourceWorker:
         try:
             if self._iterator is None:
                 self._iterator = self._start()
-            self._pulled.extend(itertools.islice(self._iterator, self._chunk))
+            self._pull_chunk(itertools.islice(self._iterator, self._chunk))
         except (Exception, SystemExit) as error:
             self._iterator = None
             self._raise_or_retry(error)
         finally:
             self.bench.entered(False)
+
+    def _pull_chunk(self, pulled: Iterator[Any]) -> None:
+        emitter = self.bench.emitter
+        if emitter.careful:
+            emitter.gather(pulled, self._pulled.append)
+            return
+        self._pulled.extend(pulled)
+        with self.bench.reactor.lock:  # the control thread takes from it, item by item
+            if emitter.surprised(list(self._pulled)):
+                self._pulled.clear()
+                self._iterator = None  # begin again behind what was handed over
 
     def _adapt(self, items: int, took_ns: int) -> None:
         """Pull as many as 250 microseconds give.
@@ -149,9 +160,6 @@ class SourceWorker:
         if not items:
             return
         bench = self.bench
-        if bench.emitter.must_copy(items):
-            self._chunk = 1
-            items = bench.emitter.kept(items)
         bench.counters.received += len(items)
         try:
             outputs = bench.emitter.route(items)

@@ -22,6 +22,7 @@ from zflow.state.blackbox import BlackBox
 from zflow.state.latency import bucket_of
 
 SLICE_NS = 2_000_000
+WRITE_NS = 20_000_000  # of one call of `write`: what it costs to commit is paid once
 MAX_SLICE_ITEMS = 8192
 STREAM_ITEMS = 1024  # outputs of one input kept back before they may leave early
 MAX_RUNS_PER_SLICE = 512  # what the black box can name
@@ -62,6 +63,8 @@ class StageWorker:
 
     call: takes an item. positioned: the code reads `self.context`, so it must know each item.
     """
+
+    portion_ns = SLICE_NS  # one call of user code into the next, without a look at the sockets
 
     def __init__(
         self,
@@ -110,7 +113,7 @@ class StageWorker:
             if parcel is None:
                 return None
             service_s = core.inbox.window.service_s
-            items = int(SLICE_NS / 1e9 / service_s) if service_s else 1
+            items = int(self.portion_ns / 1e9 / service_s) if service_s else 1
             if len(parcel.runs) > MAX_RUNS_PER_SLICE:
                 items = min(items, MAX_RUNS_PER_SLICE)
             portion = core.take(parcel, max(1, min(items, MAX_SLICE_ITEMS)), now_ns / 1e9)
@@ -140,27 +143,39 @@ class StageWorker:
         begin = 0
         while begin < portion.n:
             results: list[Any] = []
-            error = self._call_all(portion, begin, results)
+            careful = self.bench.emitter.careful
+            error = self._call_all(portion, begin, results, careful=careful)
+            if not careful and self.bench.emitter.surprised(results):
+                results.clear()
+                error = self._call_all(portion, begin, results, careful=True)
             self._give(portion, begin, results)
             begin += len(results)
             if error is not None:
                 self._fail(portion, begin, error)
                 begin += 1
 
-    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
+    def _call_all(
+        self, portion: Portion, begin: int, results: list[Any], *, careful: bool
+    ) -> BaseException | None:
         """Append one result per input until the end or the first error, which is returned."""
         items = portion.items if begin == 0 else itertools.islice(portion.items, begin, None)
         try:
-            if self._positioned:
-                call, at = self._call, self.bench.context.at
-                for position, item in enumerate(items, begin):
-                    at(portion, position)
-                    results.append(call(item))
+            made = self._positioned_calls(portion, begin) if self._positioned else None
+            if careful:
+                self.bench.emitter.gather(made or map(self._call, items), results.append)
             else:
-                results.extend(map(self._call, items))
+                results.extend(made or map(self._call, items))
         except (Exception, SystemExit) as error:
             return error
+        if begin + len(results) < portion.n:  # `map` takes it for its own end
+            return RuntimeError("the function raised StopIteration: give next() a default")
         return None
+
+    def _positioned_calls(self, portion: Portion, begin: int) -> Iterator[Any]:
+        at = self.bench.context.at
+        for position in range(begin, portion.n):
+            at(portion, position)
+            yield self._call(portion.items[position])
 
     def _give(self, portion: Portion, begin: int, results: list[Any]) -> None:
         """Hand results to the core, around those whose `when=` raised."""
@@ -173,7 +188,6 @@ class StageWorker:
                 core.returned(portion, begin, begin + len(results), ())
             bench.counters.processed += len(results)
             return
-        results = bench.emitter.kept(results)
         try:
             outputs = bench.emitter.route(results)
         except (WhenError, StageError) as error:
@@ -209,7 +223,11 @@ class StageWorker:
 class BatchSinkWorker(StageWorker):
     """Sink classes with `write(items)`: a slice at once, item by item if the slice fails."""
 
-    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
+    portion_ns = WRITE_NS
+
+    def _call_all(
+        self, portion: Portion, begin: int, results: list[Any], *, careful: bool
+    ) -> BaseException | None:
         if begin == 0 and portion.n > 1:
             try:
                 self._call(portion.items)
@@ -279,8 +297,8 @@ class YieldWorker(StageWorker):
             if self._generator is None:
                 self.bench.context.at(portion, position)
                 self._generator = iter(self._call(portion.items[position]))
-            items = list(itertools.islice(self._generator, STREAM_ITEMS))
-            items = self.bench.emitter.kept(items)
+            items: list[Any] = []
+            self.bench.emitter.gather(itertools.islice(self._generator, STREAM_ITEMS), items.append)
             outputs = self.bench.emitter.route(items)
         except (Exception, SystemExit) as error:
             self._fail_open(portion, position, error)

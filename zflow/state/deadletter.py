@@ -139,6 +139,8 @@ def read_dead_letters(folder: Path) -> Iterator[StoredLetter]:
         slot = path.name.removesuffix(SUFFIX)
         db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         try:
+            if db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                continue  # its writer died before it had made the table
             for row in db.execute(f"SELECT id, replayed, {_COLUMNS} FROM dead ORDER BY id"):
                 yield StoredLetter(
                     id=f"{slot}:{row[0]}", replayed=bool(row[1]), letter=_letter(row[2:])

@@ -33,6 +33,7 @@ class Violation(AssertionError):
 
     def __init__(self, invariant: str, facts: str) -> None:
         self.invariant = invariant
+        self.facts = facts
         super().__init__(f"{invariant}: {facts}")
 
 

@@ -103,7 +103,7 @@ class World:
             self.now_s = until_s
 
     def _explained(self, violation: Violation) -> Violation:
-        facts = f"seed {self.seed}, {self.now_s:.4f} s: {violation}"
+        facts = f"seed {self.seed}, {self.now_s:.4f} s: {violation.facts}"
         if self._trace is not None:
             facts += "\n" + "\n".join(" ".join(map(str, line)) for line in self._trace)
         return Violation(violation.invariant, facts)

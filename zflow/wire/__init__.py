@@ -1,1 +1,10 @@
-"""What travels between processes, and nothing of how it travels."""
+"""What travels between processes, and nothing of how it travels.
+
+| module    | what it specifies                                                                  |
+|-----------|--------------------------------------------------------------|
+| `data`    | the frames between two replicas: HELLO, DATA, STATE, ... |
+| `run`     | units, and runs of them: what the frames count                                      |
+| `payload` | what a codec makes of a list of items                                               |
+| `codec`   | pickle protocol 5 with out-of-band buffers                                          |
+| `control` | the messages between replica, coordinator and supervisor                            |
+"""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from zflow.protocol.ledger import COLUMNS, LedgerSnapshot, snapshot_of
 from zflow.state.latency import quantile_s
 
-GAUGES = frozenset({"inbox", "queued", "unacked", "retrying", "suspects", "next", "low"})
+GAUGES = frozenset({"inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

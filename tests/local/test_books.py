@@ -1,7 +1,7 @@
 """The books of a run: what the dead and the living counted adds up, and a hole is found."""
 
 from zflow.protocol.ledger import COLUMNS
-from zflow.state.books import Books
+from zflow.local.books import Books
 from zflow.state.latency import bucket_of
 
 EDGE = "read->parse"
