@@ -24,6 +24,11 @@ class RunDirectory:
 
     root: Path
 
+    def make(self) -> None:
+        """Make the folders, private; raises Unavailable if they are there and are unsafe."""
+        for folder in (self.root, *(self.root / part for part in ("s", "b", "l", "o"))):
+            make_private(folder)
+
     def endpoint(self, stage_number: int, index: int, side: str) -> str:
         """The ipc endpoint of a slot; side is `in` or `ack`."""
         return f"ipc://{self.root}/s/{stage_number}-{index}.{side}"
@@ -42,9 +47,10 @@ class RunDirectory:
         """The black box of one incarnation."""
         return self.root / "b" / f"{stage_number}-{index}.{incarnation}"
 
-    def lock(self, stage_number: int, index: int) -> Path:
-        """Held with flock by the process that is bound in this slot."""
-        return self.root / "l" / f"{stage_number}-{index}"
+    def lock(self, slot: Slot) -> Path:
+        """Held with flock by the one process that speaks for this slot; known by its name, since
+        a process has to hold it before it asks for anything."""
+        return self.root / "l" / f"{slot.stage}-{slot.index}"
 
     def log(self, stage_number: int, index: int, stream: str) -> Path:
         """What a slot's processes wrote to `out` or `err`."""
@@ -72,8 +78,8 @@ def run_directory_of(state: Path, environment: Mapping[str, str]) -> Path:
     return Path("/tmp") / f"zf-{os.getuid()}-{digest}"
 
 
-def make_run_directory(state: Path, environment: Mapping[str, str]) -> RunDirectory:
-    """The run directory that belongs to a state directory; raises Unavailable if it is unsafe."""
+def run_directory(state: Path, environment: Mapping[str, str]) -> RunDirectory:
+    """The run directory that belongs to a state directory, not made yet; raises Unavailable."""
     root = run_directory_of(state, environment)
     longest = RunDirectory(root).endpoint(999_999, 999_999, "ack")
     if len(longest.removeprefix("ipc://").encode()) > MAX_IPC_PATH_BYTES:
@@ -81,9 +87,6 @@ def make_run_directory(state: Path, environment: Mapping[str, str]) -> RunDirect
             f"{root} is too long for sockets (at most {MAX_IPC_PATH_BYTES} bytes); "
             "set XDG_RUNTIME_DIR to a shorter folder"
         )
-    make_private(root)
-    for part in ("s", "b", "l", "o"):
-        make_private(root / part)
     return RunDirectory(root)
 
 

@@ -154,6 +154,11 @@ class Supervisor:
         with suppress(ProcessLookupError, PermissionError):  # children that user code left behind
             os.killpg(process.pid, signal.SIGKILL)
         number, index = member.stage.number, member.slot.index
+        for side in ("in", "ack"):
+            # A child that escaped us still listens there and never answers: whoever dials before
+            # the successor has bound would wait for it.
+            endpoint = self.run.endpoint(number, index, side)
+            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
         box_path = self.run.black_box(number, index, member.incarnation)
         box = read_black_box(box_path)
         box_path.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ DRAIN_S = 60.0
 KILLED_EVERY = 4  # every fourth drain does not come to its end
 LONGEST_DRAIN_BEFORE_KILL_S = 0.15
 LONGEST_LIFE_S = 2.0  # of a run in C25 before its first signal
-BETWEEN_SIGNALS_S = 0.3
+LEAST_BETWEEN_S, MOST_BETWEEN_S = 0.05, 0.3  # signals of one kind do not queue
 ENDS_WITHIN_S = 2.0
 DRAINED, FORCED = 130, 137
 MOST_SENTENCES = 5
@@ -90,7 +90,7 @@ def play_cycles(job: Job) -> Verdict:
         time.sleep(job.dice.uniform(0, LONGEST_LIFE_S))
         for number in signals[:-1]:
             run.process.send_signal(number)
-            time.sleep(job.dice.uniform(0, BETWEEN_SIGNALS_S))
+            time.sleep(job.dice.uniform(LEAST_BETWEEN_S, MOST_BETWEEN_S))
         run.process.send_signal(signals[-1])
         slowest_s = max(slowest_s, check_end(site, run, verdict, f"cycle {k}, {name}"))
         if signals[-1] is signal.SIGKILL:

@@ -98,7 +98,10 @@ class Site:
         mark = f"{MARK}={self.folder}".encode()
         for path in Path("/proc").glob("[0-9]*/environ"):
             with suppress(OSError):  # ended meanwhile, or another user's
-                if mark in path.read_bytes().split(b"\0") and not _is_zombie(path.parent):
+                if (
+                    mark in path.read_bytes().split(b"\0")
+                    and _state_and_parent(path.parent)[0] == "alive"
+                ):
                     yield int(path.parent.name)
 
     def kill_marked(self) -> None:
@@ -169,7 +172,7 @@ class Run:
                 if "zflow.replica" not in words or str(self.process.pid) not in words:
                     continue
                 after = dict(zip(words, words[1:], strict=False))
-                if after["--parent"] == str(self.process.pid) and not _is_zombie(path.parent):
+                if _state_and_parent(path.parent) == ("alive", self.process.pid):
                     found.append(
                         Replica(
                             pid=int(path.parent.name),
@@ -226,7 +229,9 @@ class Run:
         return "\n".join(self.err.read_text(errors="replace").splitlines()[-15:])
 
 
-def _is_zombie(process: Path) -> bool:
+def _state_and_parent(process: Path) -> tuple[str, int]:
+    """(alive, zombie or gone; its parent's pid)."""
     with suppress(OSError, IndexError):
-        return (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    return True
+        state, parent = (process / "stat").read_text().rpartition(")")[2].split()[:2]
+        return "zombie" if state == "Z" else "alive", int(parent)
+    return "gone", 0

@@ -1,7 +1,7 @@
 """The books of a run: what the dead and the living counted adds up, and a hole is found."""
 
-from zflow.protocol.ledger import COLUMNS
 from zflow.local.books import Books
+from zflow.protocol.ledger import COLUMNS
 from zflow.state.latency import bucket_of
 
 EDGE = "read->parse"
@@ -17,7 +17,7 @@ def counters(*, next=0, low=0, label=EDGE, **others):
 
 
 def books():
-    return Books({EDGE: "read"})
+    return Books([(EDGE, "read")])
 
 
 def test_two_living_replicas_add_up():
@@ -86,3 +86,11 @@ def test_latencies_of_dead_and_living_sinks_are_one_distribution():
     assert 0.001 <= kept.latency_s(["show"], 0.99) <= 0.0012
     assert 1.0 <= kept.latency_s(["show"], 1.0) <= 1.2
     assert kept.latency_s(["parse"], 0.5) is None
+
+
+def test_an_edge_that_two_stages_send_over_has_the_books_of_both():
+    kept = Books([(EDGE, "read"), (EDGE, "dead:read:parse")])
+    kept.living("read/0", counters(sent=5, processed=5))
+    kept.living("dead:read:parse/0", counters(sent=2, dead_lettered=2))
+    (edge,) = kept.edges()
+    assert (edge.ledger.sent, edge.ledger.settled, edge.ledger.dead_lettered) == (7, 7, 2)

@@ -457,59 +457,27 @@ def test_classes_of_the_topology_file_travel_as_items(shop):
     assert done.out == "Order(number=7)\n"
 
 
-WRONG = {
-    "no file": (None, "flow.py: cannot be read: No such file or directory"),
-    "does not import": ("1 / 0", "flow.py:2: flow.py: does not import: ZeroDivisionError"),
-    "syntax": ("def (", "flow.py:2: flow.py: does not import: SyntaxError"),
-    "no topology": ("x = 1", "no Topology"),
-    "several topologies": (
-        'a = Topology("a")\nb = Topology("b")',
-        "choose one: flow.py:a, flow.py:b",
-    ),
-}
-GOOD = """
-    @source
-    def read(n: int):
-        yield from range(n)
+def test_a_slow_source_whose_later_items_share_a_buffer_gives_distinct_items(shop):
+    done = shop.run(
+        """
+        import time
 
-    @sink
-    def show(x): ...
+        @source
+        def read():
+            yield "header"
+            buffer = bytearray(1)
+            for k in range(20):
+                buffer[0] = k
+                time.sleep(0.01)
+                yield buffer
 
-    flow = Topology("good")
-    flow.connect(read, show)
-"""
+        @sink
+        def show(item):
+            if item != "header":
+                print(item[0])
 
-
-@pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_topology_is_refused_with_2_before_anything_starts(shop, what):
-    source, said = WRONG[what]
-    if source is not None:
-        shop.write(source)
-    done = shop.zflow("run", "flow.py")
-    assert (done.code, done.out) == (2, "")
-    assert said in done.err
-    assert not (shop.folder / ".zflow").exists()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ([], "read: the parameter 'n' has no value; give it: -p read.n=VALUE"),
-        (["-p", "read.n=x"], "n='x' from the command line is not a whole number"),
-        (["-p", "read.m=1"], "read: has no parameter 'm'"),
-        (["-p", "raed.n=1"], "there is no stage 'raed'; did you mean 'read'?"),
-        (["-p", "read"], "-p read: is not a parameter; write -p STAGE.NAME=VALUE"),
-        (["-p", "read.n=1", "-r", "read=2"], "each would yield the same items"),
-        (["-p", "read.n=1", "-r", "show=0"], "is not a number of replicas"),
-        (["-p", "read.n=1", "--timeout", "0"], "Invalid value for '--timeout'"),
-        (["--resume", "last", "-p", "read.n=1"], "leave -p and -r away"),
-        (["--resume", "last"], "run last: there is no such run in"),
-        (["--resume", "last", "--state", "absent"], "absent holds no run that can be read"),
-    ],
-)
-def test_a_wrong_option_is_refused_with_2_before_anything_starts(shop, arguments, said):
-    shop.write(GOOD)
-    done = shop.zflow("run", "flow.py", *arguments)
-    assert (done.code, done.out) == (2, "")
-    assert said in " ".join(done.err.split())
-    assert not (shop.folder / ".zflow").exists()
+        flow = Topology("headed")
+        flow.connect(read, show)
+        """
+    )
+    assert sorted(map(int, done.out.split())) == list(range(20))

@@ -10,7 +10,7 @@ import pytest
 import zmq
 
 from zflow.errors import Unavailable
-from zflow.net.sockets import Sockets, check_endpoint, check_fds, drain
+from zflow.net.sockets import Sockets, check_endpoint, check_fds
 
 BUDGET = """
 import resource, sys
@@ -94,21 +94,6 @@ def test_a_socket_file_that_a_dead_process_left_is_replaced(sockets, tmp_path):
     push.send(b"there")
     assert pull.poll(5000)
     assert pull.recv() == b"there"
-
-
-def test_draining_stops_at_the_number_asked_for(sockets, tmp_path):
-    pull = sockets.pull(f"ipc://{tmp_path}/in")
-    push = sockets.push(f"ipc://{tmp_path}/in", 10)
-    push.setsockopt(zmq.SNDTIMEO, 5000)
-    for _ in range(3):
-        push.send(b"x")
-    got = []
-    while len(got) < 2:
-        assert pull.poll(5000)
-        drain(pull, got.append, 2 - len(got))
-    assert got == [[b"x"], [b"x"]]
-    assert pull.poll(5000)
-    assert drain(pull, got.append, 10) == 1
 
 
 def test_a_socket_that_was_closed_early_is_not_closed_again(sockets, tmp_path):

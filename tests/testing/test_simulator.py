@@ -117,6 +117,14 @@ def test_a_campaign_with_a_failure_is_not_good():
     assert "FAILED seed 1: I1: lost" in campaign.described(totals, 1.0)
 
 
+def test_the_figures_are_written_for_machines_too():
+    totals = campaign.Totals(seeds=2, faults=Counter(kill=3))
+    caught = [campaign.Caught(name="hop_ack", seed=1, invariant="I1")]
+    record = json.loads(campaign.as_json(totals, caught, 1.5))
+    assert (record["seeds"], record["faults"], record["took_s"]) == (2, {"kill": 3}, 1.5)
+    assert record["mutants"] == [{"name": "hop_ack", "seed": 1, "invariant": "I1"}]
+
+
 @pytest.mark.slow
 def test_a_campaign_runs_every_seed_once_over_its_processes():
     totals = campaign.run_campaign(range(1, 22), jobs=2)

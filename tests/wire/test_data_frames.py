@@ -38,46 +38,46 @@ RUN = Run(5, 6, OSEQ, 0, 70, 2)
 RUN_OF_ONE = Run(5, 6, OSEQ, 0, 70, 1)
 RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, SUSPECT, [4, 6])
 
-# | protocol 01 | type | token | size of the array | msgpack array |, all big-endian
+# | protocol 01 | type | parts behind | size of the array, big-endian | msgpack array |
 GOLDEN = [
     (
         Hello(TOKEN, "run", "read/0", 3, 2, "ipc:///a", 9, 1, "pickle", False),
-        "01 01 0102030405060708 00000021 99 a372756e a6726561642f30 03 02 a86970633a2f2f2f61 09 01"
+        "01 01 00 0000002a 9a cf0102030405060708 a372756e a6726561642f30 03 02 a86970633a2f2f2f61 09 01"
         " a67069636b6c65 c2",
     ),
     (
         Data(TOKEN, 7, 4, [RUN, RUN_WITH_COLUMN], [10, 4]),
-        "01 02 0102030405060708 0000001f 94 07 04"
+        "01 02 00 00000028 95 cf0102030405060708 07 04"
         " 92 9a 05 06 00 00 46 02 00 00 00 c0 9a 05 06 01 09 04 02 08 02 01 92 04 06"
         " 92 0a 04",
     ),
     (
         Heartbeat(TOKEN, 10, 4, True, 9, "read/0", 3, "ipc:///a"),
-        "01 03 0102030405060708 00000016 97 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61",
+        "01 03 00 0000001f 98 cf0102030405060708 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61",
     ),
-    (Bye(TOKEN), "01 04 0102030405060708 00000001 90"),
+    (Bye(TOKEN), "01 04 00 0000000a 91 cf0102030405060708"),
     (
         Welcome(TOKEN, "sink/1", 4, 8, 1024, [Crash("sink/1", 3, [RUN], True, 3, "SIGSEGV")]),
-        "01 10 0102030405060708 0000002d 95 a673696e6b2f31 04 08 cd0400"
+        "01 10 00 00000036 96 cf0102030405060708 a673696e6b2f31 04 08 cd0400"
         " 91 96 a673696e6b2f31 03 91 9a 05 06 00 00 46 02 00 00 00 c0 c3 03 a753494753454756",
     ),
     (
         Refuse(TOKEN, "codec", 0, 1.0),
-        "01 11 0102030405060708 00000011 93 a5636f646563 00 cb3ff0000000000000",
+        "01 11 00 0000001a 94 cf0102030405060708 a5636f646563 00 cb3ff0000000000000",
     ),
     (
         State(TOKEN, 5, 10, 18, 2048, 8, [0, 3, 5, 6], [Nack(4, 1, "error", "E", "no")], 0.5),
-        "01 12 0102030405060708 00000025 98 05 0a 12 cd0800 08 94 00 03 05 06"
+        "01 12 00 0000002e 99 cf0102030405060708 05 0a 12 cd0800 08 94 00 03 05 06"
         " 91 95 04 01 a56572726f72 a145 a26e6f cb3fe0000000000000",
     ),
-    (Reset(TOKEN, "gap"), "01 13 0102030405060708 00000005 91 a3676170"),
+    (Reset(TOKEN, "gap"), "01 13 00 0000000e 92 cf0102030405060708 a3676170"),
 ]
 KINDS = [type(frame).__name__ for frame, _ in GOLDEN]
 
 
 def header(number: int, fields: object, *, protocol: int = PROTOCOL) -> bytes:
-    raw = msgspec.msgpack.encode(fields)
-    return struct.pack("!BBQI", protocol, number, TOKEN, len(raw)) + raw
+    raw = msgspec.msgpack.encode([TOKEN, *fields] if isinstance(fields, list) else fields)
+    return struct.pack("!BBBI", protocol, number, 0, len(raw)) + raw
 
 
 def data_header(n: int, runs: list, sizes: list) -> bytes:
@@ -115,7 +115,7 @@ def test_numbers_of_64_bits_travel():
 @pytest.mark.parametrize(("frame", "golden"), GOLDEN, ids=KINDS)
 def test_a_newer_peer_may_add_fields_at_the_end(frame, golden):
     raw = bytes.fromhex(golden)
-    fields = [*msgspec.msgpack.decode(raw[14:]), {"new": [1, 2]}]
+    fields = [*msgspec.msgpack.decode(raw[7:])[1:], {"new": [1, 2]}]
     assert decode(header(raw[1], fields)) == frame
 
 
@@ -256,7 +256,7 @@ def spliced(chance: random.Random, raw: bytes) -> bytes:
 
 def retyped(chance: random.Random, raw: bytes) -> bytes:
     """One field, at some depth, is something else entirely."""
-    fields = whole = msgspec.msgpack.decode(raw[14:])
+    fields = whole = msgspec.msgpack.decode(raw[7:])[1:]
     while fields:
         at = chance.randrange(len(fields))
         if isinstance(fields[at], list) and chance.random() < 0.7:

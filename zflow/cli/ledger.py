@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zflow.cli.output import aligned
+from zflow.local.books import EdgeBooks
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
 from zflow.paths import runs_folder
-from zflow.local.books import EdgeBooks
 
 
 def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:

@@ -77,7 +77,9 @@ def run(
     as_json: bool,
     log_level: str,
 ) -> None:
-    """Run a topology on this machine until its sources have ended and all is settled.
+    """Run a topology on this machine, in the foreground.
+
+    It ends when its sources have ended and everything is settled.
 
     Ctrl-C lets the sources stop and waits until everything on the way is settled; a second one
     stops at once. In both cases --resume last continues.
@@ -155,7 +157,7 @@ def _plan(
 
 
 def _let_interrupts_drain(local: LocalRun) -> None:
-    """The first Ctrl-C (or SIGTERM) drains, the second stops."""
+    """The first Ctrl-C (or SIGTERM, or the terminal's end) drains, the second stops."""
     asked = 0
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -168,3 +170,5 @@ def _let_interrupts_drain(local: LocalRun) -> None:
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+        signal.signal(signal.SIGHUP, on_signal)

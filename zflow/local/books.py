@@ -4,13 +4,15 @@ Decides what a hole is. Counts nothing itself: the numbers come out of black box
 state is what their process had done when it died.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from zflow.protocol.ledger import COLUMNS, LedgerSnapshot, snapshot_of
 from zflow.state.latency import quantile_s
 
-GAUGES = frozenset({"inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"})
+GAUGES = frozenset(
+    {"inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +31,10 @@ class EdgeBooks:
 class Books:
     """Adds up the counters of dead and living incarnations, by slot."""
 
-    def __init__(self, edges: Mapping[str, str]) -> None:
-        self._edges = dict(edges)  # label -> source stage
+    def __init__(self, edges: Iterable[tuple[str, str]]) -> None:
+        self._edges: dict[str, list[str]] = {}  # label -> stages that send over it
+        for label, source in edges:
+            self._edges.setdefault(label, []).append(source)
         self._dead: dict[str, dict[str, int]] = {}  # slot -> totals of the dead
         self._living: dict[str, dict[str, int]] = {}
 
@@ -72,7 +76,11 @@ class Books:
 
     def edge(self, label: str) -> EdgeBooks:
         """One edge, over all its senders."""
-        books = _ledger(self.stage(self._edges[label]), label)
+        totals: dict[str, int] = {}
+        for source in self._edges[label]:  # two, where dead letters are sent again
+            for name, value in self.stage(source).items():
+                totals[name] = totals.get(name, 0) + value
+        books = _ledger(totals, label)
         return EdgeBooks(label=label, ledger=books or snapshot_of([0] * len(COLUMNS)))
 
     def edges(self) -> list[EdgeBooks]:

@@ -13,7 +13,7 @@ from zflow.config import parse_parameters
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
 from zflow.loader import Loaded, load, load_source
-from zflow.paths import RunDirectory, StateDirectory, make_run_directory, runs_folder
+from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
 from zflow.state.runs import (
     RunRecord,
     StoredRun,
@@ -224,7 +224,7 @@ def _plan(
     resumed: bool,
 ) -> Plan:
     record, state = stored.record, stored.state
-    run = make_run_directory(state.root, environment)
+    run = run_directory(state.root, environment)
     config = RunConfig(
         run_id=record.run_id,
         generation=1,

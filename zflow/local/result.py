@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from zflow.errors import ExitCode
-from zflow.local.plan import Plan
 from zflow.local.books import Books, EdgeBooks
+from zflow.local.plan import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

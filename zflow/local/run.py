@@ -14,12 +14,12 @@ from zflow.coordinator.server import Coordinator
 from zflow.coordinator.state import RunState
 from zflow.errors import ExitCode
 from zflow.ids import Slot
+from zflow.local.books import Books
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
 from zflow.local.result import RunResult, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets, check_fds
-from zflow.local.books import Books
 from zflow.state.runs import RunLock
 from zflow.supervisor import Death, Supervisor
 
@@ -75,7 +75,7 @@ class LocalRun:
         self._phase = ""
         self._began_s = clock.now_s()
         self._progress_due_s = 0.0
-        self._books = Books({edge.label: edge.source for edge in plan.config.edges})
+        self._books = Books((edge.label, edge.source) for edge in plan.config.edges)
 
     def drain(self) -> None:
         """Let the sources stop and everything settle."""
@@ -90,6 +90,7 @@ class LocalRun:
         plan = self._plan
         check_fds(_most_links(plan))
         lock = RunLock(plan.state)
+        plan.run.make()  # not before the user's signals are ours: it is removed below
         sockets = Sockets()
         try:
             server = ControlServer(sockets, plan.run.control, plan.run.updates)
@@ -157,6 +158,8 @@ class LocalRun:
             self._verdict = (ExitCode.FORCED, "stopped before everything was settled")
         elif timeout_s is not None and self._clock.now_s() - self._began_s > timeout_s:
             self._verdict = (ExitCode.TIMED_OUT, f"not finished after {timeout_s:g} s")
+        elif self._drain_asked and self._coordinator.state.phase in ("bind", "connect"):
+            self._verdict = (ExitCode.INTERRUPTED, "interrupted before any source had started")
         elif self._drain_asked:
             self._coordinator.drain()
 

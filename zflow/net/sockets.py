@@ -5,7 +5,6 @@ Decides options, never what is sent. A PUSH has exactly one peer (F5); nothing m
 """
 
 import resource
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +18,7 @@ FDS_AT_REST = 64  # Python, logs, the context's own
 FDS_PER_LINK = 4  # a PUSH with its connection at one end, the accepted one, its way back
 RECONNECT_FIRST_S = 0.01
 RECONNECT_MAX_S = 1.0
+HANDSHAKE_S = 3.0  # a peer that accepts and says nothing is tried again (libzmq's own: 30 s)
 COPIED_BYTES = 256 * 1024  # below it, copying costs less than giving the buffer back
 MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES  # an encoded message may overshoot by one item
 
@@ -60,6 +60,7 @@ class Sockets:
         socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
         socket.setsockopt(zmq.RECONNECT_IVL, int(RECONNECT_FIRST_S * 1000))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, int(RECONNECT_MAX_S * 1000))
+        socket.setsockopt(zmq.HANDSHAKE_IVL, int(HANDSHAKE_S * 1000))
         socket.setsockopt(zmq.BACKLOG, 1024)
         self._open.add(socket)
         return socket
@@ -129,13 +130,3 @@ class Sockets:
         for socket in list(self._open):
             self.close(socket)
         self._context.term()
-
-
-def drain(socket: "zmq.Socket[bytes]", handle: Callable[[list[bytes]], None], at_most: int) -> int:
-    """Receive until there is nothing more, or `at_most` messages; never blocks."""
-    for count in range(at_most):
-        # Asking first costs half of what it costs to be told EAGAIN by an exception.
-        if not int(socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            return count
-        handle(socket.recv_multipart(zmq.NOBLOCK))
-    return at_most

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import traceback
 from pathlib import Path
 
 from zflow import log
@@ -15,7 +14,8 @@ from zflow.net.sockets import Sockets, check_fds
 from zflow.paths import RunDirectory
 from zflow.replica.assembly import Place
 from zflow.replica.life import Replica
-from zflow.replica.process import settle_in
+from zflow.replica.process import SlotLock, settle_in
+from zflow.replica.worker import describe
 from zflow.wire import control
 
 SNAPSHOT_WITHIN_S = 30.0
@@ -32,6 +32,9 @@ def main() -> int:
     sockets = Sockets()
     try:
         settle_in(arguments.parent)
+        # Before a word to anybody: the coordinator takes a new incarnation's registration for the
+        # end of the old one. Held until this process is no more.
+        SlotLock(RunDirectory(arguments.run).lock(slot))
         client = ControlClient(sockets, *_endpoints(arguments.run))
         snapshot = _snapshot(client, slot, arguments.incarnation, clock)
         place = Place(
@@ -46,8 +49,8 @@ def main() -> int:
     except (ConfigError, Unavailable) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
         return EXIT_FAILED
-    except Exception:  # noqa: BLE001 - the border around the user's import, open() and close()
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 - around the user's import, open() and close()
+        print(describe(error)[1], file=sys.stderr)  # noqa: T201
         return EXIT_FAILED
     finally:
         sockets.close_all()

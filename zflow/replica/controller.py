@@ -7,7 +7,6 @@ touches the data sockets without the reactor's lock.
 import logging
 import os
 import threading
-from collections.abc import Callable
 from typing import Protocol
 
 from zflow.clock import Clock

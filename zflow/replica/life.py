@@ -21,7 +21,6 @@ from zflow.replica.assembly import Place, User, load_user, make_core, make_emitt
 from zflow.replica.controller import AWAY_S, Controller
 from zflow.replica.counters import Counters
 from zflow.replica.keeper import Keeper
-from zflow.replica.process import SlotLock
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
 from zflow.replica.userside import close_stage, open_stage
@@ -58,7 +57,6 @@ class Replica:
         self._failure = ""
         self._retired = False
         self._parent = os.getppid()
-        self._lock = SlotLock(run.lock(stage.number, slot.index))
         position_file = None
         self._position = None
         if stage.kind == "source":
@@ -225,7 +223,8 @@ class Replica:
     def _keep_position(self) -> None:
         """Ask for the newest low mark to be stored: lazily, and at once at the end."""
         source, origin = self._source, self._core.origin
-        assert source is not None and origin is not None
+        assert source is not None, "only a source has a position"
+        assert origin is not None, "a source has an origin"
         ended = source.ended and origin.empty()
         row = (origin.low, ended)
         if row == self._position_asked:

@@ -43,6 +43,22 @@ def _read_over(iterator: Iterator[Any], count: int) -> deque[Any]:
     return last
 
 
+class _SourceMark:
+    """Where the source was behind one item, and how to recognise that item again."""
+
+    __slots__ = ("_item", "checksum", "place")
+
+    def __init__(self, place: bytes | None, item: Any) -> None:
+        self.place = place
+        self.checksum = 0
+        self._item = item
+
+    def complete(self) -> None:
+        """Take the checksum and let go of the item."""
+        self.checksum = checksum(self._item)
+        self._item = None
+
+
 class SourceWorker:
     """One source replica.
 
@@ -79,6 +95,8 @@ class SourceWorker:
         self._item_ns = 0.0  # what an item takes, at worst lately
         self._iterator: Iterator[Any] | None = None
         self._pulled: deque[Any] = deque()
+        self._gathered = False  # what is in it was copied where its maker could still change it
+        self._marks: list[_SourceMark] = []
 
     # -- pulling -----------------------------------------------------------------------------
 
@@ -99,9 +117,10 @@ class SourceWorker:
                 items = list(self._pulled)
                 self._pulled.clear()
                 self._hand_over(items, ended_ns)
+                bench.reactor.flush()
+                self._complete_marks()
                 bench.counters.busy_ns += ended_ns - now_ns
                 core.source_ended = self.ended
-                bench.reactor.flush()
             self._adapt(len(items), ended_ns - now_ns)
             now_ns = bench.clock.now_ns()
         return worked
@@ -113,7 +132,7 @@ class SourceWorker:
             if self._iterator is None:
                 self._iterator = self._start()
             self._pull_chunk(itertools.islice(self._iterator, self._chunk))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - around the user's function
             self._iterator = None
             self._raise_or_retry(error)
         finally:
@@ -121,7 +140,8 @@ class SourceWorker:
 
     def _pull_chunk(self, pulled: Iterator[Any]) -> None:
         emitter = self.bench.emitter
-        if emitter.careful:
+        self._gathered = emitter.careful
+        if self._gathered:
             emitter.gather(pulled, self._pulled.append)
             return
         self._pulled.extend(pulled)
@@ -144,8 +164,11 @@ class SourceWorker:
     def collect(self, now_ns: int) -> None:
         """Hand over what has been yielded while the generator still runs. Under the lock, from
         the control thread: one by one, since the other thread may be adding."""
+        if not self._gathered and self.bench.emitter.surprised(list(self._pulled)):
+            return  # the generator may be writing into them; they are thrown away
         count = len(self._pulled)
         self._hand_over([self._pulled.popleft() for _ in range(count)], now_ns)
+        self._complete_marks()
 
     def waiting(self) -> bool:
         """Something has been yielded and not been handed over."""
@@ -177,17 +200,25 @@ class SourceWorker:
         core.produced_bad("final", *describe(error), self._mark(items[at]))
         self._hand_over(items[at + 1 :], now_ns)
 
-    def _mark(self, last: Any) -> tuple[int, bytes | None]:
+    def _mark(self, last: Any) -> "_SourceMark":
+        """The end of what was pulled. Its checksum is made once the items are on their way."""
         place = dump_item(self._place()) if self._place is not None else None
-        return checksum(last), place
+        mark = _SourceMark(place, last)
+        self._marks.append(mark)
+        return mark
+
+    def _complete_marks(self) -> None:
+        for mark in self._marks:
+            mark.complete()
+        self._marks.clear()
 
     def mark(self) -> Mark | None:
         """The newest settled mark, as it is stored."""
         origin = self.bench.reactor.core.origin
         if origin is None or origin.mark is None:
             return None
-        end, (value, place) = origin.mark
-        return Mark(end=end, checksum=value, place=place)
+        end, mark = origin.mark
+        return Mark(end=end, checksum=mark.checksum, place=mark.place)
 
     # -- beginning again ---------------------------------------------------------------------
 

@@ -50,11 +50,11 @@ class Bench:
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """(class name, traceback from the user's own frames on)."""
+    """(class name, traceback from the user's own frames on; all of it if there are none)."""
     frames = error.__traceback__
     while frames is not None and "/zflow/replica/" in frames.tb_frame.f_code.co_filename:
         frames = frames.tb_next
-    text = "".join(traceback.format_exception(type(error), error, frames))
+    text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     return type(error).__name__, text[-MAX_TRACEBACK_CHARS:]
 
 
@@ -123,8 +123,9 @@ class StageWorker:
 
     def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
         bench = self.bench
-        bench.black_box.leave()
         with bench.reactor.lock:
+            bench.reactor.flush()  # before the books: somebody waits for it
+            bench.black_box.leave()
             core = bench.reactor.core
             core.inbox.executing_since_s = None
             core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
@@ -135,7 +136,6 @@ class StageWorker:
                 for run in portion.runs:
                     bucket = bucket_of((ended_ns - run.born_ns) / 1e9)
                     counters.latency[bucket] += run.n
-            bench.reactor.flush()
 
     # -- user code ---------------------------------------------------------------------------
 
@@ -165,7 +165,7 @@ class StageWorker:
                 self.bench.emitter.gather(made or map(self._call, items), results.append)
             else:
                 results.extend(made or map(self._call, items))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
             return error
         if begin + len(results) < portion.n:  # `map` takes it for its own end
             return RuntimeError("the function raised StopIteration: give next() a default")
@@ -231,16 +231,15 @@ class BatchSinkWorker(StageWorker):
         if begin == 0 and portion.n > 1:
             try:
                 self._call(portion.items)
-            except (Exception, SystemExit):  # whose fault it is, the single calls tell
-                pass
-            else:
                 results.extend([None] * portion.n)
                 return None
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the single calls tell whose
+                self.bench.context.logger.info("write failed, item by item: %s", error)
         for position in range(begin, portion.n):
             self.bench.context.at(portion, position)
             try:
                 self._call([portion.items[position]])
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
                 return error
             results.append(None)
         return None
@@ -300,7 +299,7 @@ class YieldWorker(StageWorker):
             items: list[Any] = []
             self.bench.emitter.gather(itertools.islice(self._generator, STREAM_ITEMS), items.append)
             outputs = self.bench.emitter.route(items)
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
             self._fail_open(portion, position, error)
             return True
         core = self.bench.reactor.core

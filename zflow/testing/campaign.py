@@ -202,7 +202,10 @@ def as_json(totals: Totals, caught: list[Caught], took_s: float) -> str:
     """The same for machines."""
     record = {
         "took_s": took_s,
-        "totals": asdict(totals),
+        "seeds": totals.seeds,
+        "failures": totals.failures,
+        "faults": dict(totals.faults),
+        "transitions": dict(totals.transitions),
         "missing": totals.missing(),
         "mutants": [asdict(c) for c in caught],
     }

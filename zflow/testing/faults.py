@@ -45,7 +45,7 @@ class Nemesis:
             (1.0, "slow", self._slow),
             (1.0, "slow disk", self._slow_disk),
             (1.0, "stranger", self._stranger),
-            (0.03, "stuck", self._stuck),
+            (0.15, "stuck", self._stuck),
         )
 
     def schedule(self) -> None:
@@ -190,7 +190,7 @@ class Nemesis:
     def _stuck(self) -> None:
         """One slice takes so long that senders must look elsewhere, and none may send again."""
         busy = [process for process in self._alive() if process.worker.executing]
-        if busy:
+        if busy:  # never a source: it executes nothing that anybody sent
             self._random.choice(busy).worker.due_s += STUCK_FOR_S
 
     def _stranger(self) -> None:

@@ -50,7 +50,7 @@ class PickleCodec:
 
         try:
             parts[0] = pickle.dumps(items, protocol=5, buffer_callback=take)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
             raise EncodeError(f"cannot be pickled: {error}") from error
         return Parts(parts)
 
@@ -59,7 +59,7 @@ class PickleCodec:
         body, *buffers = payload.parts
         try:
             items = pickle.loads(body, buffers=buffers)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
             raise DecodeError(f"cannot be unpickled: {error}") from error
         if type(items) is not list:
             raise DecodeError(f"a message holds a list of items; got {type(items).__name__}")
@@ -84,7 +84,7 @@ def holds_writable_buffer(item: Any) -> bool:
 
     try:
         pickle.dumps(item, protocol=5, buffer_callback=look)
-    except Exception:  # encode() reports it, with the item that is at fault
+    except Exception:  # noqa: BLE001 - encode() reports it, with the item that is at fault
         return False
     return found or isinstance(item, bytearray)
 
@@ -106,7 +106,7 @@ def snapshot(item: Any) -> Any:
     try:
         body = pickle.dumps(item, protocol=5, buffer_callback=copy)
         return pickle.loads(body, buffers=buffers)
-    except Exception:  # encode() reports it, with the item that is at fault
+    except Exception:  # noqa: BLE001 - encode() reports it, with the item that is at fault
         return item
 
 
@@ -117,7 +117,7 @@ def checksum_bytes(item: Any) -> bytes | None:
     pickler.fast = True  # no memo: sharing inside the item does not show
     try:
         pickler.dump(item)
-    except Exception:  # recursive or not picklable: no checksum, nothing to compare
+    except Exception:  # noqa: BLE001 - recursive or not picklable: no checksum, nothing to compare
         return None
     return out.getvalue()
 
@@ -126,7 +126,7 @@ def dump_item(item: Any) -> bytes | None:
     """One item for the dead-letter store; None if it cannot be pickled."""
     try:
         return pickle.dumps(item, protocol=5)
-    except Exception:  # the store then keeps its repr alone
+    except Exception:  # noqa: BLE001 - the store then keeps its repr alone
         return None
 
 
@@ -134,7 +134,7 @@ def load_item(raw: bytes) -> Any:
     """The inverse of `dump_item`; raises DecodeError."""
     try:
         return pickle.loads(raw)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
         raise DecodeError(f"cannot be unpickled: {error}") from error
 
 
@@ -142,6 +142,6 @@ def why_not_shippable(target: Callable[..., Any]) -> str | None:
     """Why cloudpickle cannot carry a function to another process; None if it can."""
     try:
         cloudpickle.dumps(target)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
         return f"{type(error).__name__}: {error}"
     return None

@@ -3,9 +3,10 @@
 Never decodes a payload, and never trusts a length: whatever a peer sends ends as a frame or as
 a ProtocolError.
 
-    | protocol u8 | type u8 | token u64 | size of the fields u32 | msgpack array of the fields |
+    | protocol u8 | type u8 | parts behind this one u8 | size of the array u32, big-endian |
+    | msgpack array: token, then the other fields |
 
-all numbers big-endian. DATA has a payload: the body (one encoded list of items) and at most 62
+DATA has a payload: the body (one encoded list of items) and at most 62
 out-of-band buffers, whose sizes the fields name. A small body without buffers follows the fields
 in the same ZeroMQ part; otherwise each is a part of its own.
 
@@ -15,7 +16,6 @@ are added at the end with a default.
 
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -29,7 +29,8 @@ MAX_ERROR_BYTES = 4096
 MAX_INLINE_BYTES = 64 * 1024  # a larger body costs less as a part of its own than copied
 MAX_CRASH_UNITS = 1_000_000
 
-_PREFIX = struct.Struct("!BBQI")
+_PREFIX = struct.Struct("!BBBI")
+_AT_PARTS = 2
 _ENCODER = msgspec.msgpack.Encoder()
 
 Part = bytes | memoryview
@@ -155,40 +156,27 @@ FRAME_TYPES: dict[int, type[Frame]] = {
     19: Reset,
 }
 _NUMBER = {kind: number for number, kind in FRAME_TYPES.items()}
-
-
-def _body_type(kind: type[Frame]) -> Any:
-    """The frame's fields without the token, which travels in the prefix."""
-    fields = [
-        (f.name, f.type) if f.required else (f.name, f.type, f.default)
-        for f in msgspec.structs.fields(kind)
-        if f.name != "token"
-    ]
-    return msgspec.defstruct(f"{kind.__name__}Body", fields, array_like=True)
-
-
-_DECODERS = {
-    number: msgspec.msgpack.Decoder(_body_type(kind)) for number, kind in FRAME_TYPES.items()
-}
-_FIELDS = {
-    kind: tuple(f.name for f in msgspec.structs.fields(kind) if f.name != "token")
-    for kind in FRAME_TYPES.values()
+_DECODERS: dict[int, msgspec.msgpack.Decoder[Frame]] = {
+    number: msgspec.msgpack.Decoder(kind) for number, kind in FRAME_TYPES.items()
 }
 
 
-def encode(frame: Frame) -> bytes:
-    """The header frame of `frame`."""
-    kind = type(frame)
-    fields = _ENCODER.encode([getattr(frame, name) for name in _FIELDS[kind]])
-    return _PREFIX.pack(PROTOCOL, _NUMBER[kind], frame.token, len(fields)) + fields
+def encode(frame: Frame, parts_behind: int = 0) -> bytes:
+    """The first ZeroMQ part of `frame`."""
+    fields = _ENCODER.encode(frame)
+    return _PREFIX.pack(PROTOCOL, _NUMBER[type(frame)], parts_behind, len(fields)) + fields
 
 
 def encode_parts(frame: Frame, payload: Sequence[Part] = ()) -> list[Part]:
     """The ZeroMQ parts of a frame with its payload."""
-    header = encode(frame)
     if len(payload) == 1 and len(payload[0]) <= MAX_INLINE_BYTES:
-        return [b"".join((header, payload[0]))]
-    return [header, *payload]
+        return [b"".join((encode(frame), payload[0]))]
+    return [encode(frame, len(payload)), *payload]
+
+
+def parts_behind(first: bytes) -> int:
+    """How many ZeroMQ parts follow a first one; 0 if it is no frame of ours."""
+    return first[_AT_PARTS] if len(first) >= _PREFIX.size else 0
 
 
 def decode_parts(parts: Sequence[bytes]) -> tuple[Frame, list[Part]]:
@@ -219,7 +207,7 @@ def _decode(header: bytes) -> tuple[Frame, int]:
     """The frame at the beginning of `header`, and where its fields end."""
     if len(header) < _PREFIX.size:
         raise ProtocolError(f"a header has at least {_PREFIX.size} bytes; got {len(header)}")
-    protocol, number, token, size = _PREFIX.unpack_from(header)
+    protocol, number, _, size = _PREFIX.unpack_from(header)
     end = _PREFIX.size + size
     if protocol != PROTOCOL:
         raise ProtocolError(f"protocol {PROTOCOL} is spoken here; got {protocol}")
@@ -229,10 +217,9 @@ def _decode(header: bytes) -> tuple[Frame, int]:
     if end > len(header):
         raise ProtocolError(f"a header of {end} bytes was cut to {len(header)}")
     try:
-        body = _DECODERS[number].decode(memoryview(header)[_PREFIX.size : end])
+        frame = _DECODERS[number].decode(memoryview(header)[_PREFIX.size : end])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ProtocolError(f"a malformed {kind.__name__} frame: {error}") from error
-    frame = kind(token, *[getattr(body, name) for name in _FIELDS[kind]])
     if isinstance(frame, Data):
         _check_data(frame)
     elif isinstance(frame, Welcome):
