@@ -130,16 +130,23 @@ POISON = {
 }
 POISON_FIRST, POISON_STEP = 1009, 997  # spread over the items, one kind after the other
 POISONED = {POISON_FIRST + k * POISON_STEP: kind for k, kind in enumerate(POISON)}
+NOT_SENDABLE = ("large", "unpicklable")
 
 
 @stage(replicas=2, timeout_s=2, retries=1, backoff_s=0.01)
-def swallow(number: int, size_bytes: int) -> object:
+def swallow(number: int) -> object:
     kind = POISONED.get(number)
-    return number if kind is None else POISON[kind](size_bytes)
+    return number if kind is None or kind in NOT_SENDABLE else POISON[kind](0)
+
+
+@stage(replicas=2, retries=1, backoff_s=0.01)
+def spew(number: int, size_bytes: int) -> object:
+    kind = POISONED.get(number)
+    return POISON[kind](size_bytes) if kind in NOT_SENDABLE else number
 
 
 poison = Topology("poison")
-poison.connect(numbers, swallow, Collect)
+poison.connect(numbers, swallow, spew, Collect)
 
 
 # --- functions that take long -------------------------------------------------------------------

@@ -6,6 +6,7 @@ import time
 from contextlib import suppress
 
 import chaos_topologies as user
+
 from chaos_campaigns.campaign import Campaign, Job, Twin, start
 from chaos_campaigns.process import Replica, Run, Stuck, wait_until
 from chaos_campaigns.verdict import Verdict, count
@@ -33,7 +34,7 @@ def play_poison(job: Job) -> Verdict:
     site = job.site()
     site.open_gate(n)
     size_bytes = job.number("output_bytes")
-    run = start(site, "poison", n, [f"swallow.size_bytes={size_bytes}"], ["Collect=2"])
+    run = start(site, "poison", n, [f"spew.size_bytes={size_bytes}"], ["Collect=2"])
     code = run.wait(DRAIN_S + n / 2000)
     result = run.result()
     verdict.ended(code, 0, result)
@@ -54,7 +55,7 @@ def play_poison(job: Job) -> Verdict:
         said = f"{letter.error_class} {letter.error}"
         missing = [word for word in words if word not in said]
         verdict.need(not missing, f"{kind}: the letter does not say {missing}:\n{said}")
-    deaths = result["stages"]["swallow"]["restarts"] if result else -1
+    deaths = sum(stage["restarts"] for stage in result["stages"].values()) if result else -1
     verdict.faults = {"poison": len(user.POISONED)}
     verdict.facts["deaths"] = deaths
     most = DEATHS_PER_POISON * len(KILLING)

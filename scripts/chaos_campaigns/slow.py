@@ -1,4 +1,4 @@
-"""Processes that do not answer: stopped ones (C4), long functions (C14), C code that keeps the GIL (C15).
+"""Processes that do not answer: stopped ones (C4), long functions (C14), a GIL that is kept (C15).
 
 Slow is not dead: nothing is sent again, and a successor that starts too early is refused.
 """
@@ -31,9 +31,7 @@ def faster(dead_time_s: float) -> str:
     """A patch for links whose dead time is that; nothing for the real one."""
     if dead_time_s == DEAD_TIME_S:
         return ""
-    return FASTER.format(
-        lost_s=dead_time_s, stuck_s=3 * dead_time_s, heartbeat_s=dead_time_s / 10
-    )
+    return FASTER.format(lost_s=dead_time_s, stuck_s=3 * dead_time_s, heartbeat_s=dead_time_s / 10)
 
 
 # --- C4 -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from array import array
 
 import pytest
 
@@ -191,6 +192,9 @@ def test_numpy_arrays_travel_apart_and_arrive_read_only():
         (Array(b"12345678"), False),
         ({"deep": [Array(bytearray(8))]}, True),
         (bytearray(8), True),
+        ((1, {"deep": bytearray(8)}), True),
+        (array("d", [1.0]), True),
+        ((b"\x96", "\x96", 0x96), False),
         ([1, 2], False),
         ("text", False),
         (threading.Lock, False),

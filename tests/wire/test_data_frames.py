@@ -31,12 +31,12 @@ from zflow.wire.data import (
     encode,
     encode_parts,
 )
-from zflow.wire.run import INDEX, OSEQ, SUSPECT, Run
+from zflow.wire.run import INDEX, OSEQ, RESENT, SUSPECT, Run
 
 TOKEN = 0x0102030405060708
 RUN = Run(5, 6, OSEQ, 0, 70, 2)
 RUN_OF_ONE = Run(5, 6, OSEQ, 0, 70, 1)
-RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, SUSPECT, [4, 6])
+RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, RESENT, [4, 6])
 
 # | protocol 01 | type | parts behind | size of the array, big-endian | msgpack array |
 GOLDEN = [
@@ -48,7 +48,7 @@ GOLDEN = [
     (
         Data(TOKEN, 7, 4, [RUN, RUN_WITH_COLUMN], [10, 4]),
         "01 02 00 00000028 95 cf0102030405060708 07 04"
-        " 92 9a 05 06 00 00 46 02 00 00 00 c0 9a 05 06 01 09 04 02 08 02 01 92 04 06"
+        " 92 9a 05 06 00 00 46 02 00 00 00 c0 9a 05 06 01 09 04 02 08 02 02 92 04 06"
         " 92 0a 04",
     ),
     (
@@ -300,6 +300,12 @@ def test_any_bytes_end_as_a_frame_or_as_a_protocol_error(mutation):
         if isinstance(found, Data):
             assert sum(len([*run.units()]) for run in found.runs) == found.n < 1000, raw.hex()
     assert refused > PER_MUTATION // 10
+
+
+def test_a_message_that_mixes_suspects_with_others_is_refused():
+    runs = [Run(5, 6, OSEQ, 0, 0, 1), Run(5, 6, OSEQ, 0, 9, 1, 0, 0, SUSPECT)]
+    with pytest.raises(ProtocolError, match="a message of suspects holds nothing else"):
+        decode(encode(Data(TOKEN, 0, 2, runs, [0])))
 
 
 # -- the payload behind the fields ---------------------------------------------------------------

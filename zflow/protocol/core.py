@@ -33,7 +33,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Codec, DecodeError, Payload
-from zflow.wire.run import SUSPECT, Run, cut_runs
+from zflow.wire.run import Run, cut_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +215,10 @@ class Core:
         """True when no more user code may run before something is settled."""
         if self.origin is not None and self.origin.full():
             return True
-        return any(outbox.full() for outbox in self.outboxes.values())
+        for outbox in self.outboxes.values():  # noqa: SIM110 - asked for every message
+            if outbox.full():
+                return True
+        return False
 
     def next_parcel(self, now_s: float) -> Parcel | None:
         """The parcel to execute from next, its items decoded; None if there is nothing to do."""
@@ -241,29 +244,9 @@ class Core:
 
     def take(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Up to `n` units of the parcel leave the inbox; suspects leave one by one."""
-        n = 1 if self._suspect_at(parcel) else min(n, self._suspects_after(parcel))
-        portion = self.inbox.leave(parcel, n, now_s)
+        portion = self.inbox.leave(parcel, 1 if parcel.suspect else n, now_s)
         self.running += portion.n
         return portion
-
-    @staticmethod
-    def _suspect_at(parcel: Parcel) -> bool:
-        at = 0
-        for run in parcel.runs:
-            at += run.n
-            if parcel.taken < at:
-                return bool(run.flags & SUSPECT)
-        return False
-
-    @staticmethod
-    def _suspects_after(parcel: Parcel) -> int:
-        """Units before the next suspect run; a message is all or none, but a peer may err."""
-        at = 0
-        for run in parcel.runs:
-            if run.flags & SUSPECT and at > parcel.taken:
-                return at - parcel.taken
-            at += run.n
-        return parcel.n - parcel.taken
 
     def returned(self, portion: Portion, begin: int, end: int, outputs: Sequence[Output]) -> None:
         """Inputs [begin, end) of the portion have returned; at most one item each and edge."""

@@ -28,7 +28,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Payload
-from zflow.wire.run import Run, cut_runs
+from zflow.wire.run import SUSPECT, Run, cut_runs
 
 STATE_EVERY_S = 0.005
 RETRY_REPLY_S = 0.002  # a reply the socket refused: the connection is being made
@@ -53,9 +53,12 @@ class InboxSettings:
 
 
 class Parcel:
-    """One accepted message, waiting; `taken` of its units have left the inbox."""
+    """One accepted message, waiting; `taken` of its units have left the inbox.
 
-    __slots__ = ("first", "items", "link", "n", "payload", "runs", "size_bytes", "taken")
+    suspect: its units run alone (a message mixes no suspects with others).
+    """
+
+    __slots__ = ("first", "items", "link", "n", "payload", "runs", "size_bytes", "suspect", "taken")
 
     def __init__(self, link: "ReceiverLink", frame: Data, payload: Payload) -> None:
         self.link = link
@@ -64,6 +67,7 @@ class Parcel:
         self.runs = frame.runs
         self.payload = payload
         self.size_bytes = payload.size_bytes
+        self.suspect = bool(frame.runs[0].flags & SUSPECT)
         self.items: list[Any] | None = None
         self.taken = 0
 
@@ -310,13 +314,15 @@ class Inbox:
         end = min(parcel.n, begin + n)
         assert parcel.items is not None, "a parcel is decoded before units leave it"
         link = parcel.link
-        items = parcel.items if end - begin == parcel.n else parcel.items[begin:end]
-        runs = cut_runs(parcel.runs, begin, end)
+        items, runs, share = parcel.items, parcel.runs, parcel.size_bytes
+        if end - begin != parcel.n:
+            items = items[begin:end]
+            runs = cut_runs(runs, begin, end)
+            share = share * end // parcel.n - share * begin // parcel.n
         parcel.taken = end
         if end == parcel.n:
             self.parcels.popleft()
         link.held -= end - begin
-        share = parcel.size_bytes * end // parcel.n - parcel.size_bytes * begin // parcel.n
         link.credit.free(end - begin, share)
         link.changed_s = min(link.changed_s, now_s)
         if link.credit.worth_stating(self.window.items(len(self.links))):

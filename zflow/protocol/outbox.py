@@ -167,13 +167,15 @@ class Outbox:
             self._retry_due(now_s)
         if not self.queue:
             return
-        ready = sum(link.room() > 0 for link in self.links)
-        share = -(-self.queued // ready) if ready else 0  # what there is, spread over all of them
-        while self.queue:
-            link = self._choose()
-            if link is None:
-                return
-            segments = self._take(min(link.room(), share, self._message_items(link)))
+        ready = [link for link in self.links if link.room() > 0]
+        share = -(-self.queued // max(1, len(ready)))  # what there is, spread over all of them
+        while self.queue and ready:
+            link = ready[0] if len(ready) == 1 else max(ready, key=SenderLink.free_share)
+            room = link.room()
+            if room <= 0:
+                ready.remove(link)
+                continue
+            segments = self._take(min(room, share, self._message_items(link)))
             if segments:
                 self._send(link, segments, now_s)
 
@@ -183,17 +185,6 @@ class Outbox:
             _, _, segment = heapq.heappop(self.retrying)
             due += self._sorted_out(segment)
         self._to_front(due)
-
-    def _choose(self) -> SenderLink | None:
-        """The link with the most free credit for its window."""
-        best, best_free = None, 0.0
-        for link in self.links:
-            room = link.room()
-            if room > 0:
-                free = room / link.credit.window_items
-                if free > best_free:
-                    best, best_free = link, free
-        return best
 
     def _message_items(self, link: SenderLink) -> int:
         """As many units as make a good message and, by the smoothed size, fit the byte credit."""

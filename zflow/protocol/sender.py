@@ -214,6 +214,10 @@ class SenderLink:
             return 0
         return self.credit.room_items()
 
+    def free_share(self) -> float:
+        """Free credit relative to the window: who has most of it is served first."""
+        return self.room() / self.credit.window_items
+
     def push(self, segments: list[Segment], n: int, payload: Payload, *, retain: bool) -> None:
         """Send one message and, unless the edge is at_most_once, keep its payload."""
         size_bytes = payload.size_bytes

@@ -132,11 +132,18 @@ class SourceWorker:
             if self._iterator is None:
                 self._iterator = self._start()
             self._pull_chunk(itertools.islice(self._iterator, self._chunk))
+            self._note_progress()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - around the user's function
             self._iterator = None
+            self._note_progress()
             self._raise_or_retry(error)
         finally:
             self.bench.entered(False)
+
+    def _note_progress(self) -> None:
+        """Retries are counted from the last item that came."""
+        if self._pulled:
+            self._raised = 0
 
     def _pull_chunk(self, pulled: Iterator[Any]) -> None:
         emitter = self.bench.emitter
@@ -144,11 +151,13 @@ class SourceWorker:
         if self._gathered:
             emitter.gather(pulled, self._pulled.append)
             return
-        self._pulled.extend(pulled)
-        with self.bench.reactor.lock:  # the control thread takes from it, item by item
-            if emitter.surprised(list(self._pulled)):
-                self._pulled.clear()
-                self._iterator = None  # begin again behind what was handed over
+        try:
+            self._pulled.extend(pulled)
+        finally:
+            with self.bench.reactor.lock:  # the control thread takes from it, item by item
+                if emitter.surprised(list(self._pulled)):
+                    self._pulled.clear()
+                    self._iterator = None  # begin again behind what was handed over
 
     def _adapt(self, items: int, took_ns: int) -> None:
         """Pull as many as 250 microseconds give.
@@ -166,6 +175,7 @@ class SourceWorker:
         the control thread: one by one, since the other thread may be adding."""
         if not self._gathered and self.bench.emitter.surprised(list(self._pulled)):
             return  # the generator may be writing into them; they are thrown away
+        self._note_progress()
         count = len(self._pulled)
         self._hand_over([self._pulled.popleft() for _ in range(count)], now_ns)
         self._complete_marks()
@@ -191,7 +201,6 @@ class SourceWorker:
             return
         bench.reactor.core.produced(outputs, len(items), now_ns, self._mark(items[-1]))
         bench.counters.processed += len(items)
-        self._raised = 0
 
     def _around(self, items: list[Any], at: int, error: BaseException, now_ns: int) -> None:
         self._hand_over(items[:at], now_ns)
@@ -253,6 +262,8 @@ class SourceWorker:
         bench = self.bench
         bench.counters.errors += 1
         if isinstance(error, SourceChanged) or self._raised >= self._retries:
+            self.draining = True  # for the rest of this slice; the replica knows from now on
+            self.draining = True
             self._failed(error)
             return
         wait_s = min(MAX_BACKOFF_S, self._backoff_s * 2.0**self._raised)

@@ -73,20 +73,38 @@ def _raw(buffer: pickle.PickleBuffer) -> memoryview | None:
         return None
 
 
+class _Search(pickle.Pickler):
+    """Looks for buffers that their owner can still write to; what it pickles is thrown away."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), protocol=5, buffer_callback=self._look)
+        self.found = False
+
+    def _look(self, buffer: pickle.PickleBuffer) -> bool:
+        self.found = self.found or not memoryview(buffer).readonly
+        return False  # not copied
+
+    def persistent_id(self, item: Any) -> None:
+        """Asked about every part; a bytearray is pickled without asking the callback."""
+        self.found = self.found or isinstance(item, bytearray)
+
+
 def holds_writable_buffer(item: Any) -> bool:
     """True if the item exports a buffer that its owner can still write to; probed once per type."""
-    found = False
-
-    def look(buffer: pickle.PickleBuffer) -> bool:
-        nonlocal found
-        found = found or not memoryview(buffer).readonly
-        return True
-
+    search = _Search()
     try:
-        pickle.dumps(item, protocol=5, buffer_callback=look)
+        search.dump(item)
     except Exception:  # noqa: BLE001 - encode() reports it, with the item that is at fault
         return False
-    return found or isinstance(item, bytearray)
+    return search.found or _is_writable(item)
+
+
+def _is_writable(item: Any) -> bool:
+    """Some have a buffer and are pickled by value: array.array, a strided numpy array."""
+    try:
+        return not memoryview(item).readonly
+    except (TypeError, ValueError, BufferError):  # it has no buffer, or one of no plain type
+        return False
 
 
 def snapshot(item: Any) -> Any:

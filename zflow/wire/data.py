@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import msgspec
 
 from zflow.errors import ProtocolError
-from zflow.wire.run import INDEX, OSEQ, Run
+from zflow.wire.run import INDEX, OSEQ, SUSPECT, Run
 
 PROTOCOL = 1
 MAX_BUFFERS = 62
@@ -229,10 +229,14 @@ def _decode(header: bytes) -> tuple[Frame, int]:
 
 def _check_data(data: Data) -> None:
     """Refuse counts that do not add up, before anyone reserves memory for them."""
-    if sum(run.n for run in data.runs) != data.n or data.n < 1:
-        raise ProtocolError(f"DATA names {data.n} units and its runs hold another number")
+    units = 0
     for run in data.runs:
         _check_run(run)
+        units += run.n
+    if units != data.n or units < 1:
+        raise ProtocolError(f"DATA names {data.n} units and its runs hold {units}")
+    if len({run.flags & SUSPECT for run in data.runs}) > 1:
+        raise ProtocolError("a message of suspects holds nothing else")
     if not 1 <= len(data.sizes) <= MAX_BUFFERS + 1 or min(data.sizes) < 0:
         raise ProtocolError(f"DATA names {len(data.sizes)} parts; 1 to {MAX_BUFFERS + 1} may be")
 
