@@ -100,16 +100,25 @@ ticking.connect(ticks, careful, Collect)
 # --- a receiver that stops taking, with its inbox full ------------------------------------------
 
 
+PADDING = bytes(2000)  # so that a window does not fit into the buffers of a socket
+
+
+@stage(replicas=2)
+def widen(number: int) -> tuple[int, bytes]:
+    return number, PADDING
+
+
 @stage
-def stuffed(number: int, block: str) -> int:
+def stuffed(item: tuple[int, bytes], block: str) -> int:
     """Fast, until the file `block` names this process: then it holds its item for good."""
+    number, _ = item
     if number % 64 == 0 and Path(block).read_text() == str(os.getpid()):
         time.sleep(CHILD_SLEEP_S)
     return number
 
 
 full_inbox = Topology("full_inbox")
-full_inbox.connect(numbers, stuffed, Collect)
+full_inbox.connect(numbers, widen, stuffed, Collect)
 
 
 # --- items that fail or kill --------------------------------------------------------------------

@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from chaos_campaigns.campaign import Campaign, Job, Twin, start
 from chaos_campaigns.process import Replica, Run, Stuck, wait_until
@@ -177,30 +178,50 @@ def tokens_of(run: Run) -> dict[int, dict[str, set[str]]]:
     return found
 
 
+def fill_inbox(run: Run, victim: Replica, block: Path, *, to: int) -> int:
+    """The receiver stops in the middle of an item, and its inbox fills; how far it did."""
+    block.write_text(str(victim.pid))
+    run.site.open_gate(to)
+    wait_until(
+        lambda: run.counters(victim).get("inbox", 0) >= QUEUED, 20, f"{QUEUED} units in the inbox"
+    )
+    return run.counters(victim)["inbox"]
+
+
+def fill_sockets(run: Run, victim: Replica, *, to: int) -> int:
+    """The whole process is stopped, and what is sent to it stays on the way; how much."""
+
+    def on_the_way() -> int:
+        senders = [replica for replica in run.replicas() if replica.stage == "widen"]
+        return sum(run.counters(sender).get("unacked", 0) for sender in senders)
+
+    victim.signal(signal.SIGSTOP)
+    run.site.open_gate(to)
+    wait_until(lambda: on_the_way() >= QUEUED, 20, f"{QUEUED} units on the way")
+    return on_the_way()
+
+
 def play_full_inbox(job: Job) -> Verdict:
-    """C8. The receiver stops in the middle of an item until its inbox is full, and is killed."""
+    """C8. A receiver is killed with a full inbox, or with full sockets before it."""
     n, kills = job.number("items"), job.number("kills")
     verdict = Verdict()
     site = job.site(patch=WITNESS)
     block = site.folder / "block"
     block.write_text("")
-    run = start(site, "full_inbox", n, [f"stuffed.block={block}"], ["numbers=2"])
-    inboxes = []
+    run = start(site, "full_inbox", n, [f"stuffed.block={block}"])
+    queued = []
     for k in range(kills):
         site.open_gate((k + 1) * n // (kills + 1))
         run.wait_records((k * n + n // 2) // (kills + 1))
         (victim,) = [replica for replica in run.replicas() if replica.stage == "stuffed"]
-        block.write_text(str(victim.pid))
-        site.open_gate((k + 2) * n // (kills + 1))
-
-        def full(victim: Replica = victim) -> bool:
-            return run.counters(victim).get("inbox", 0) >= QUEUED
-
-        wait_until(full, 20, f"{QUEUED} units in the inbox")
-        inboxes.append(run.counters(victim)["inbox"])
+        to = (k + 2) * n // (kills + 1)
+        if k % 2:
+            queued.append(fill_inbox(run, victim, block, to=to))
+        else:
+            queued.append(fill_sockets(run, victim, to=to))
         victim.signal(signal.SIGKILL)
     verdict.faults = {"stuffed": kills}
-    verdict.facts["queued_at_kill"] = inboxes
+    verdict.facts["queued_at_kill"] = queued
     site.open_gate(n)
     try:
         verdict.ended(run.wait(job.size["longest_s"]), 0, run.result())
@@ -265,14 +286,19 @@ import zmq
 from zflow.net.sockets import Sockets
 from zflow.protocol.core import Core
 from zflow.protocol.inbox import Inbox
+from zflow.wire.data import Data, Hello
 def push(self, endpoint, high_water):
     socket = self._make(zmq.PUSH)
     socket.setsockopt(zmq.SNDHWM, high_water)
     socket.connect(endpoint)
     return socket
 def _known(self, frame):
-    link = self._tokens.get(frame.token) or next(iter(self.links.values()), None)
-    if link is not None and hasattr(frame, "first"):
+    link = self._tokens.get(frame.token)
+    if link is None and type(frame) is Data:
+        (edge,), mine = self.settings.edges, self.settings
+        sender = f"unknown/{frame.token}"
+        hello = Hello(frame.token, mine.run_id, sender, 1, 1, "ipc:///nowhere", edge, 1, "", False)
+        link = self._replace(hello, None)
         link.next = frame.first
     return link
 Sockets.push, Inbox._known, Core.on_crash = push, _known, lambda self, crash, now_s: None

@@ -17,6 +17,7 @@ from zflow.wire.codec import Parts
 IN_PER_STEP = 256  # messages; a step stays short, the rest waits for the next
 TRIP_WIRE = 4096  # messages on one PUSH; credit stops the sender long before
 
+Ready = list[tuple[Any, int]]  # sockets with their events
 FrameHandler = Callable[[data.Frame, Parts | None], None]
 
 
@@ -80,17 +81,25 @@ class DataLinks:
 
     # -- in ----------------------------------------------------------------------------------
 
-    def receive(self, on_reply: FrameHandler, on_frame: FrameHandler) -> int:
-        """Hand over what has arrived, acknowledgements first; how many messages that was."""
+    def receive(
+        self, on_reply: FrameHandler, on_frame: FrameHandler, known: Ready | None = None
+    ) -> int:
+        """Hand over what has arrived, acknowledgements first; how many messages that was.
+
+        known: what a wait has just found; then only the first message of each is taken, so that
+        it is executed before anybody looks for a second.
+        """
         count = 0
         while count < IN_PER_STEP:
             # Cheaper than to be told EAGAIN by an exception, and one call asks for both.
-            ready = zmq.zmq_poll(self._arrivals, 0)
+            ready = known or zmq.zmq_poll(self._arrivals, 0)
             if not ready:
                 break
             for socket, _ in ready:
                 self._take(socket, on_reply if socket is self._ack else on_frame)
             count += len(ready)
+            if known:
+                break
         return count
 
     def _take(self, socket: Any, handle: FrameHandler) -> None:
@@ -103,6 +112,8 @@ class DataLinks:
         except (ProtocolError, zmq.Again):
             # Nobody in this run sends such a frame; the link notices the gap and dials again.
             self.bad_frames += 1
+            while socket.get(zmq.RCVMORE):  # or its other parts would be taken for messages
+                socket.recv(zmq.NOBLOCK)
             return
         handle(frame, Parts(payload) if payload else None)
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 import zmq
 
@@ -16,12 +17,17 @@ class Waiter:
         for socket in sockets:
             self._poller.register(socket, zmq.POLLIN)
 
-    def wait(self, timeout_s: float) -> None:
-        """Block until something arrives, `wake` is called, or the time is up."""
+    def wait(self, timeout_s: float) -> "list[tuple[Any, int]]":
+        """Block until something arrives, `wake` is called, or the time is up.
+
+        The sockets that have something, with their events.
+        """
         # Rounded up: waking a little late is one step, waking early is a spin until then.
-        for what, _ in self._poller.poll(int(max(0.0, timeout_s) * 1000 + 0.999)):
-            if what == self._event:
-                os.eventfd_read(self._event)
+        ready = self._poller.poll(int(max(0.0, timeout_s) * 1000 + 0.999))
+        if ready and ready[0][0] == self._event:
+            os.eventfd_read(self._event)
+            del ready[0]
+        return ready
 
     def wake(self) -> None:
         """End the wait, or the next one."""

@@ -13,7 +13,7 @@ from typing import Any
 from zflow.clock import Clock
 from zflow.errors import InternalError, Unavailable
 from zflow.net.control import ControlClient
-from zflow.net.links import DataLinks
+from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
 from zflow.net.sockets import Sockets
 from zflow.protocol.actions import Bury, Fail, Retire
@@ -151,28 +151,30 @@ class Replica:
         self._enter("running")
 
     def _work(self, worker: Worker) -> None:
+        ready: Ready | None = None
         while self._phase < PHASE["finish"] and not self._retired:
             if self._source is not None:
                 self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
             # What has come is executed and sent on before anything that can wait.
             with self._reactor.lock:
-                self._reactor.receive()
+                self._reactor.receive(ready)
+            ready = None
             worked = worker.slice()
             with self._reactor.lock:
                 self._keep_house()
             if not worked and not self._has_work():
-                self._wait()
+                ready = self._wait()
 
     def _has_work(self) -> bool:
         core = self._core
         return bool(core.inbox.parcels) and not core.full()
 
-    def _wait(self) -> None:
-        """Sleep until something arrives or a timer is due."""
+    def _wait(self) -> Ready:
+        """Sleep until something arrives or a timer is due; what has arrived."""
         due_s = self._core.due_s()
         if self._source is not None:
             due_s = min(due_s, self._source.due_s())
-        self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
+        return self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
 
     def _turn(self) -> None:
         with self._reactor.lock:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from zflow.clock import Clock
-from zflow.net.links import DataLinks
+from zflow.net.links import DataLinks, Ready
 from zflow.protocol.actions import Bury, Dial, Fail, Hangup, Reply, Retire, Send
 from zflow.protocol.core import Core
 from zflow.wire.codec import Parts
@@ -41,10 +41,10 @@ class Reactor:
         self._on_fail = on_fail
         self._on_retire = on_retire
 
-    def receive(self) -> None:
-        """Take in what has arrived. Under the lock."""
+    def receive(self, known: Ready | None = None) -> None:
+        """Take in what has arrived, or the first of what a wait has found. Under the lock."""
         self._now_s = self._clock.now_s()
-        self.messages += self.links.receive(self._on_reply, self._on_frame)
+        self.messages += self.links.receive(self._on_reply, self._on_frame, known)
         if self.core.actions:
             self.perform()
 
