@@ -52,14 +52,14 @@ def test_lines_go_to_stderr_led_by_the_name_of_the_process(zflow_logger, capsys)
     logging.getLogger("zflow.net").debug("too much")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "INFO resize/0 zflow.net: link up\n"
+    assert err == "resize/0 INFO zflow.net: link up\n"
 
 
 def test_configuring_twice_writes_each_line_once(zflow_logger, capsys):
     configure("INFO", "first")
     configure("INFO", "second")
     logging.getLogger("zflow").warning("once")
-    assert capsys.readouterr().err == "WARNING second zflow: once\n"
+    assert capsys.readouterr().err == "second WARNING zflow: once\n"
 
 
 def test_an_unknown_level_is_refused(zflow_logger):

@@ -13,7 +13,7 @@ REPEAT_S = 5.0  # a repeating warning appears at most this often, with its count
 def configure(level: str, name: str) -> None:
     """Send the log of this process to stderr, each line led by `name`."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter(f"%(levelname)s {name} %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"{name} %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger("zflow")
     root.handlers[:] = [handler]
     root.setLevel(level)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chaos_campaigns.process import Run, Site
+from chaos_campaigns.process import Run, Site, Stuck
 from chaos_campaigns.verdict import Verdict
 
 Size = Mapping[str, float]
@@ -60,3 +60,13 @@ def start(
     """A run whose source and sink know the site's gate and records."""
     common = [f"numbers.n={n}", f"numbers.gate={site.gate}", f"Collect.folder={site.records}"]
     return Run(site, topology, [*common, *parameters], replicas)
+
+
+def finish(run: Run, verdict: Verdict, within_s: float, wanted: int = 0) -> None:
+    """Wait for the end of a run; what its sinks have kept is to be judged even if it hangs."""
+    try:
+        code = run.wait(within_s)
+    except Stuck as stuck:
+        verdict.broken.append(str(stuck))
+        return
+    verdict.ended(code, wanted, run.result())

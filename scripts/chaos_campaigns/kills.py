@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from chaos_campaigns.campaign import Campaign, Job, Twin, start
+from chaos_campaigns.campaign import Campaign, Job, Twin, finish, start
 from chaos_campaigns.process import Replica, Run, Stuck, wait_until
 from chaos_campaigns.verdict import Verdict, count
 
@@ -80,8 +80,7 @@ class Killer:
 def finish_diamond(job: Job, run: Run, verdict: Verdict, n: int) -> None:
     """Everything through; then the bars of C1 and C2."""
     run.site.open_gate(n)
-    code = run.wait(DRAIN_S + n / 5000)
-    verdict.ended(code, 0, run.result())
+    finish(run, verdict, DRAIN_S + n / 5000)
     verdict.items = count(range(1, 2 * n + 1), run.site.recorded())
     verdict.dead = len(run.site.dead_letters())
     verdict.nothing_lost()
@@ -223,10 +222,7 @@ def play_full_inbox(job: Job) -> Verdict:
     verdict.faults = {"stuffed": kills}
     verdict.facts["queued_at_kill"] = queued
     site.open_gate(n)
-    try:
-        verdict.ended(run.wait(job.size["longest_s"]), 0, run.result())
-    except Stuck as stuck:  # who executed what can be told all the same
-        verdict.broken.append(str(stuck))
+    finish(run, verdict, job.size["longest_s"])
     verdict.items = count(range(n), site.recorded())
     verdict.nothing_lost()
     seen = tokens_of(run)
@@ -257,7 +253,7 @@ def play_resume(job: Job) -> Verdict:
         run.wait(5)
         wait_until(lambda: not list(site.marked()), 5, "the end of every process")
         run = Run(site, "diamond", resume=True)
-    verdict.ended(run.wait(DRAIN_S), 0, run.result())
+    finish(run, verdict, DRAIN_S)
     verdict.items = count(range(1, 2 * n + 1), site.recorded())
     verdict.dead = len(site.dead_letters())
     verdict.nothing_lost()
@@ -285,6 +281,7 @@ NO_TOKENS = """
 import zmq
 from zflow.net.sockets import Sockets
 from zflow.protocol.core import Core
+from zflow.protocol.credit import ReceiverCredit
 from zflow.protocol.inbox import Inbox
 from zflow.wire.data import Data, Hello
 def push(self, endpoint, high_water):
@@ -299,7 +296,7 @@ def _known(self, frame):
         sender = f"unknown/{frame.token}"
         hello = Hello(frame.token, mine.run_id, sender, 1, 1, "ipc:///nowhere", edge, 1, "", False)
         link = self._replace(hello, None)
-        link.next = frame.first
+        link.next, link.credit = frame.first, ReceiverCredit(1 << 40, 1 << 50)
     return link
 Sockets.push, Inbox._known, Core.on_crash = push, _known, lambda self, crash, now_s: None
 """

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import chaos_topologies as user
 
-from chaos_campaigns.campaign import Campaign, Job, Twin, start
+from chaos_campaigns.campaign import Campaign, Job, Twin, finish, start
 from chaos_campaigns.process import Replica, Run, Stuck, wait_until
 from chaos_campaigns.verdict import Verdict, count
 
@@ -35,9 +35,8 @@ def play_poison(job: Job) -> Verdict:
     site.open_gate(n)
     size_bytes = job.number("output_bytes")
     run = start(site, "poison", n, [f"spew.size_bytes={size_bytes}"], ["Collect=2"])
-    code = run.wait(DRAIN_S + n / 2000)
+    finish(run, verdict, DRAIN_S + n / 2000)
     result = run.result()
-    verdict.ended(code, 0, result)
     verdict.items = count(frozenset(range(n)) - user.POISONED.keys(), site.recorded())
     verdict.nothing_lost()
     letters = {stored.letter.shown: stored.letter for stored in site.dead_letters()}
@@ -104,7 +103,7 @@ def play_forks(job: Job) -> Verdict:
     verdict.facts["slowest_restart_s"] = round(slowest_s, 2)
     verdict.need(slowest_s <= RESTART_WITHIN_S, f"a restart took {slowest_s:.1f} s")
     site.open_gate(n)
-    verdict.ended(run.wait(DRAIN_S), 0, run.result())
+    finish(run, verdict, DRAIN_S)
     verdict.items = count(range(0, 2 * n, 2), site.recorded())
     verdict.nothing_lost()
     orphans = [pid for pid in site.marked() if not is_own_master(pid)]

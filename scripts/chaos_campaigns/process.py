@@ -89,6 +89,7 @@ class Site:
         return {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(self.patches), str(ROOT)]),
+            "PYTHONFAULTHANDLER": "1",
             "XDG_RUNTIME_DIR": str(self.runtime),
             MARK: str(self.folder),
         }
@@ -204,10 +205,12 @@ class Run:
         wait_until(enough, within_s, f"{n} items at the sinks")
 
     def wait(self, within_s: float) -> int:
-        """Its exit code; raises Stuck."""
+        """Its exit code; raises Stuck, with the place where it hangs."""
         try:
             return self.process.wait(within_s)
         except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler shows its stack
+            self.process.wait(5)
             raise Stuck(f"the run has not ended within {within_s:g} s\n{self.tail()}") from None
 
     def result(self) -> dict | None:

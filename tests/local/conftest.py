@@ -80,10 +80,8 @@ class Running:
             for child in psutil.Process(self.process.pid).children():
                 with suppress(psutil.NoSuchProcess):
                     command = child.cmdline()
-                    if (
-                        "--slot" in command
-                        and f" {stage}" in f" {command[command.index('--slot') + 1]}"
-                    ):
+                    slot = command[command.index("--slot") + 1] if "--slot" in command else ""
+                    if slot and slot.startswith(stage):
                         found.append(child.pid)
         return found
 

@@ -54,7 +54,9 @@ class Settled:
     def settle(self, first: int, n: int) -> None:
         self.inputs += range(first, first + n)
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
         raise AssertionError("nothing here fails its input")
 
 

@@ -14,7 +14,9 @@ class Owner:
     def settle(self, first: int, n: int) -> None:
         self.heard.append(("settle", first, n))
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
         self.heard.append(("fail", first, code))
 
 

@@ -77,7 +77,9 @@ class Owner:
     def settle(self, first: int, n: int) -> None:
         self.settled += range(first, first + n)
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
         self.failed.append((first, code, error_class))
 
 

@@ -64,7 +64,7 @@ class NullLinks:
         self.replies.append(action.frame)
         return True
 
-    def receive(self, on_reply: Any, on_frame: Any) -> int:
+    def receive(self, on_reply: Any, on_frame: Any, known: Any = None) -> int:
         """What waits for the core."""
         waiting = list(self.arrived)
         self.arrived.clear()

@@ -38,6 +38,25 @@ def test_a_function_is_called_once_per_item_and_its_results_go_on(bench):
     assert bench.counters.processed == 3
 
 
+def test_no_function_is_called_twice_however_late_its_results_share_a_buffer(bench):
+    called = []
+    used = bytearray(1)
+
+    def call(x):
+        called.append(x)
+        used[0] = x
+        return used if x >= 5 else x
+
+    worker = stage(bench, call)
+    bench.feed([0])
+    work(bench, worker)
+    bench.core.inbox.window.measured(1, 1e-7)  # so fast that a slice takes them all
+    bench.feed(list(range(1, 8)))
+    work(bench, worker)
+    assert called == list(range(8))
+    assert sent(bench) == [0, 1, 2, 3, 4, *(bytearray([x]) for x in (5, 6, 7))]
+
+
 def test_an_input_is_settled_when_everything_made_from_it_is(bench):
     worker = stage(bench, lambda x: x)
     for items in ([1, 2], [None]):

@@ -104,7 +104,10 @@ class DataLinks:
 
     def _take(self, socket: Any, handle: FrameHandler) -> None:
         """One message; its first part says how many more there are."""
-        parts = [socket.recv(zmq.NOBLOCK)]
+        try:
+            parts = [socket.recv(zmq.NOBLOCK)]
+        except zmq.Again:  # the other thread has taken what a wait had found
+            return
         try:
             for _ in range(data.parts_behind(parts[0])):
                 parts.append(socket.recv(zmq.NOBLOCK))

@@ -112,16 +112,23 @@ class ReceiverLink:
         self.acked.add(first, first + n)
         self.changed_s = 0.0
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
         """Owner of a task: this unit is the sender's again."""
-        self.fail_all(first, 1, code, error_class, error)
+        self._nack(first, 1, code, error_class, error, partial)
 
     def fail_all(self, first: int, n: int, code: str, error_class: str, error: str) -> None:
-        """Units [first, first + n) failed together."""
+        """Units [first, first + n) failed together, before anything was made of them."""
+        self._nack(first, n, code, error_class, error, partial=False)
+
+    def _nack(
+        self, first: int, n: int, code: str, error_class: str, error: str, partial: bool
+    ) -> None:
         raw = error.encode(errors="replace")[-MAX_ERROR_BYTES:]
         text = raw.decode(errors="ignore")  # a letter that was cut in two is left out
         name = error_class.encode(errors="replace").decode()
-        self.nacks.append((self.version + 1, Nack(first, n, code, name, text)))
+        self.nacks.append((self.version + 1, Nack(first, n, code, name, text, partial)))
         self.changed_s = 0.0
 
     def seen(self, version: int) -> None:

@@ -61,8 +61,11 @@ class Origin:
             while self._marks and self._marks[0][0] <= low:
                 self.mark = self._marks.popleft()
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
         """A source has nobody to give an item back to: what cannot travel is buried here."""
+        del partial  # it is buried in any case, and cannot be sent again
         ticket = self._new_ticket()
         self.burying[ticket] = first
         run = Run(self.origin, 0, OSEQ, 0, first, 1)

@@ -349,7 +349,7 @@ class Outbox:
         ticket = self._new_ticket()
         self.burying[ticket] = segment
         run = segment.runs[0]
-        resent = bool(run.flags & RESENT) or nack.code == "crash"
+        resent = bool(run.flags & RESENT) or nack.code == "crash" or nack.partial
         self._act(
             Bury(
                 ticket,

@@ -12,8 +12,13 @@ class Owner(Protocol):
     def settle(self, first: int, n: int) -> None:
         """Units [first, first + n) are settled with everything made from them."""
 
-    def fail(self, first: int, code: str, error_class: str, error: str) -> None:
-        """The unit `first` failed; nothing made from it is under way."""
+    def fail(
+        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+    ) -> None:
+        """The unit `first` failed; nothing made from it is under way any more.
+
+        partial: some of what its task made had left, so that effects of it may exist.
+        """
 
 
 class Task:
@@ -22,13 +27,14 @@ class Task:
     Invariant (I3): the owner hears of it exactly once, when `returned` and no output is open.
     """
 
-    __slots__ = ("_failures", "_open", "_returned", "first", "n", "owner")
+    __slots__ = ("_failures", "_made", "_open", "_returned", "first", "n", "owner")
 
     def __init__(self, owner: Owner, first: int, n: int) -> None:
         self.owner = owner
         self.first = first
         self.n = n
         self._open = 0
+        self._made = 0
         self._returned = False
         self._failures: dict[int, tuple[str, str, str]] | None = None
 
@@ -42,6 +48,7 @@ class Task:
         if self._returned:
             raise ValueError("a task that has returned makes no more outputs")
         self._open += n
+        self._made += n
 
     def returned(self) -> None:
         """The user's code is through with all of its inputs."""
@@ -70,7 +77,8 @@ class Task:
         for position, failure in sorted(self._failures.items()):
             if position > done:
                 self.owner.settle(self.first + done, position - done)
-            self.owner.fail(self.first + position, *failure)
+            partial = self._made > len(self._failures)  # an output that cannot travel is one too
+            self.owner.fail(self.first + position, *failure, partial=partial)
             done = position + 1
         if done < self.n:
             self.owner.settle(self.first + done, self.n - done)

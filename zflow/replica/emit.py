@@ -53,7 +53,7 @@ class Emitter:
         """True if items that were made without care turn out to need it.
 
         They may have been overwritten already: throw them away and have them made again, with
-        `gather`. Happens at most once per type, since types are remembered.
+        `gather`. Only for sources, which can make theirs again, and once per type.
         """
         new = set(map(type, items)) - self._uncopied
         if not new:

@@ -143,28 +143,22 @@ class StageWorker:
         begin = 0
         while begin < portion.n:
             results: list[Any] = []
-            careful = self.bench.emitter.careful
-            error = self._call_all(portion, begin, results, careful=careful)
-            if not careful and self.bench.emitter.surprised(results):
-                results.clear()
-                error = self._call_all(portion, begin, results, careful=True)
+            error = self._call_all(portion, begin, results)
             self._give(portion, begin, results)
             begin += len(results)
             if error is not None:
                 self._fail(portion, begin, error)
                 begin += 1
 
-    def _call_all(
-        self, portion: Portion, begin: int, results: list[Any], *, careful: bool
-    ) -> BaseException | None:
+    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
         """Append one result per input until the end or the first error, which is returned."""
         items = portion.items if begin == 0 else itertools.islice(portion.items, begin, None)
         try:
             made = self._positioned_calls(portion, begin) if self._positioned else None
-            if careful:
-                self.bench.emitter.gather(made or map(self._call, items), results.append)
-            else:
+            if self._is_sink:
                 results.extend(made or map(self._call, items))
+            else:  # with care from the first: no function is called again only to be careful
+                self.bench.emitter.gather(made or map(self._call, items), results.append)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
             return error
         if begin + len(results) < portion.n:  # `map` takes it for its own end
@@ -225,9 +219,7 @@ class BatchSinkWorker(StageWorker):
 
     portion_ns = WRITE_NS
 
-    def _call_all(
-        self, portion: Portion, begin: int, results: list[Any], *, careful: bool
-    ) -> BaseException | None:
+    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
         if begin == 0 and portion.n > 1:
             try:
                 self._call(portion.items)

@@ -58,6 +58,7 @@ class Nack(msgspec.Struct, array_like=True, frozen=True):
     code: str  # "error" may be retried, "final" may not, "encode": an output cannot travel
     error_class: str
     error: str  # traceback, at most MAX_ERROR_BYTES
+    partial: bool = False  # outputs of the unit had left before it failed
 
 
 class Frame(msgspec.Struct, array_like=True):
