@@ -12,7 +12,7 @@ from zflow.hashing import mix64
 from zflow.protocol.core import Core
 from zflow.protocol.credit import SenderCredit, Window
 from zflow.protocol.identity import Brancher
-from zflow.protocol.inbox import Inbox, Parcel, ReceiverLink
+from zflow.protocol.inbox import Inbox, Parcel, Portion, ReceiverLink
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.segment import Segment
@@ -233,9 +233,11 @@ def none_guilty(self: Outbox, segment: Segment) -> bool:
     return False
 
 
-def never_suspect(parcel: Parcel) -> bool:
-    """Let suspects run with others."""
-    return False
+def take_many(self: Core, parcel: Parcel, n: int, now_s: float) -> Portion:
+    """Suspects are executed together like everybody else."""
+    portion = self.inbox.leave(parcel, n, now_s)
+    self.running += portion.n
+    return portion
 
 
 def forget_guilty(self: Outbox, segment: Segment) -> None:
