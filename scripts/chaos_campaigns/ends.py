@@ -188,6 +188,6 @@ CAMPAIGNS = (
         full={"cycles": 1000},
         ci={"cycles": 50},
         play=play_cycles,
-        twin=Twin(patch=NOBODY_KILLS, breaks="not ended", size={"cycles": 12}),
+        twin=Twin(patch=NOBODY_KILLS, breaks="the end of the children", size={"cycles": 12}),
     ),
 )

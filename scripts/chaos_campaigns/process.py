@@ -229,7 +229,7 @@ class Run:
 
     def tail(self) -> str:
         """The end of what it said to people."""
-        return "\n".join(self.err.read_text(errors="replace").splitlines()[-15:])
+        return "\n".join(self.err.read_text(errors="replace").splitlines()[-40:])
 
 
 def _state_and_parent(process: Path) -> tuple[str, int]:

@@ -14,14 +14,14 @@ from zflow.net.sockets import Sockets, check_endpoint, check_fds
 
 BUDGET = """
 import resource, sys
-from zflow.errors import Unavailable
+from zflow.errors import ConfigError
 from zflow.net.sockets import check_fds
 
 soft, hard, links = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 try:
     check_fds(links)
-except Unavailable as error:
+except ConfigError as error:
     print(error)
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 """
@@ -37,7 +37,7 @@ def checked(*, soft, hard, links):
 def test_too_few_files_are_refused_with_what_is_needed_and_what_to_do():
     said, _ = checked(soft=100, hard=256, links=30)
     assert said == (
-        "30 links need up to 368 open files and the limit is 256: "
+        "open files: 30 links need up to 368 and the limit is 256; "
         "raise it (ulimit -Hn) or use fewer replicas"
     )
 

@@ -24,7 +24,7 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
     if result.dead_letters:
         letters = "letter" if result.dead_letters == 1 else "letters"
         yield f"{result.dead_letters} dead {letters}: {shlex.join(_dead_ls(plan))}"
-    if result.exit_code not in (0, 1) and not plan.config.redrive:
+    if result.exit_code != 0 and not plan.config.redrive:
         yield f"continue it: {shlex.join(_resume(plan))}"
 
 

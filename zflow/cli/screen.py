@@ -72,7 +72,7 @@ class PlainScreen:
 
     def on_death(self, death: Death) -> None:
         """Who died of what."""
-        self.say(f"zflow: {death.slot} died ({death.cause}); it is started again")
+        self.say(f"zflow: {death.slot} died: {death.cause}")
 
     def show_result(self, result: RunResult) -> None:
         """The ledger."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import zmq
 
-from zflow.errors import Unavailable
+from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.paths import MAX_IPC_PATH_BYTES
 from zflow.wire.data import MAX_FRAME_BYTES
 
@@ -33,9 +33,16 @@ def check_fds(links: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     need = 2 * (FDS_AT_REST + FDS_PER_LINK * links)
     if hard != resource.RLIM_INFINITY and hard < need:
-        raise Unavailable(
-            f"{links} links need up to {need} open files and the limit is {hard}: "
-            "raise it (ulimit -Hn) or use fewer replicas"
+        raise ConfigError(
+            [
+                Problem(
+                    where="open files",
+                    file="",
+                    line=0,
+                    message=f"{links} links need up to {need} and the limit is {hard}",
+                    fix="raise it (ulimit -Hn) or use fewer replicas",
+                )
+            ]
         )
 
 
