@@ -42,8 +42,8 @@ RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, RESENT, [4, 6])
 GOLDEN = [
     (
         Hello(TOKEN, "run", "read/0", 3, 2, "ipc:///a", 9, 1, "pickle", False),
-        "01 01 00 0000002a 9a cf0102030405060708 a372756e a6726561642f30 03 02 a86970633a2f2f2f61 09 01"
-        " a67069636b6c65 c2",
+        "01 01 00 0000002a 9a cf0102030405060708 a372756e a6726561642f30 03 02"
+        " a86970633a2f2f2f61 09 01 a67069636b6c65 c2",
     ),
     (
         Data(TOKEN, 7, 4, [RUN, RUN_WITH_COLUMN], [10, 4]),
