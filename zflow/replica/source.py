@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from zflow.clock import Clock
 from zflow.errors import StageError
 from zflow.replica.emit import WhenError
 from zflow.replica.worker import SLICE_NS, Bench, describe
@@ -41,6 +42,28 @@ def _read_over(iterator: Iterator[Any], count: int) -> deque[Any]:
     for begin in range(0, count, SKIP_ITEMS):
         last.extend(itertools.islice(iterator, min(SKIP_ITEMS, count - begin)))
     return last
+
+
+class _Effort:
+    """What a pull takes: its wall time if it waited for something, else its CPU time.
+
+    On a busy machine a thread is preempted for milliseconds at a time; that says nothing about how
+    long the next item will take.
+    """
+
+    __slots__ = ("_began_ns", "_clock", "_cpu_ns", "_waits")
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waits = clock.thread_waits()
+        self._cpu_ns = clock.thread_ns()
+        self._began_ns = clock.now_ns()
+
+    def took_ns(self) -> int:
+        """Since it was made, by the same thread."""
+        if self._clock.thread_waits() != self._waits:
+            return self._clock.now_ns() - self._began_ns
+        return self._clock.thread_ns() - self._cpu_ns
 
 
 class _SourceMark:
@@ -111,7 +134,9 @@ class SourceWorker:
                 core.source_ended = self.ended or self.draining
                 break
             worked = True
+            effort = _Effort(bench.clock)
             self._pull()
+            took_ns = effort.took_ns()
             ended_ns = bench.clock.now_ns()
             with bench.reactor.lock:
                 items = list(self._pulled)
@@ -121,7 +146,7 @@ class SourceWorker:
                 self._complete_marks()
                 bench.counters.busy_ns += ended_ns - now_ns
                 core.source_ended = self.ended
-            self._adapt(len(items), ended_ns - now_ns)
+            self._adapt(len(items), took_ns)
             now_ns = bench.clock.now_ns()
         return worked
 
