@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 
 from zflow.clock import Clock, Deadline
@@ -56,3 +58,18 @@ def test_a_deadline_that_has_passed_leaves_0_and_never_less(late_s):
 
 def test_a_budget_of_nothing_has_passed_at_once():
     assert Deadline(SetClock(), 0.0).passed()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count it")
+def test_a_thread_that_waits_is_told_from_one_that_works():
+    clock = Clock()
+    before = clock.thread_waits()
+    clock.sleep(0.001)
+    assert clock.thread_waits() > before
+
+
+def test_the_cpu_time_of_a_thread_does_not_grow_while_it_waits():
+    clock = Clock()
+    before_ns = clock.thread_ns()
+    clock.sleep(0.02)
+    assert clock.thread_ns() - before_ns < 10_000_000

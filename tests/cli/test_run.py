@@ -76,3 +76,11 @@ def test_a_wrong_option_is_refused_with_2_before_anything_starts(run, tmp_path, 
     assert (done.exit_code, done.stdout) == (2, "")
     assert said in " ".join(done.stderr.split())
     assert not (tmp_path / ".zflow").exists()
+
+
+def test_all_that_is_wrong_on_the_command_line_comes_at_once(run, tmp_path):
+    (tmp_path / "flow.py").write_text(HEAD + GOOD)
+    done = run("run", "flow.py", "-p", "read.n=many", "-r", "shwo=2", "-r", "show=0")
+    assert done.exit_code == 2
+    for wrong in ("n='many'", "'shwo'", "-r show=0"):
+        assert wrong in done.stderr

@@ -15,11 +15,13 @@ from zflow.cli.check import check_topology
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.screen import make_screen
 from zflow.clock import Clock
-from zflow.config import parse_replicas
+from zflow.config import parse_parameters, parse_replicas
+from zflow.errors import ConfigError, Problem
 from zflow.loader import load
 from zflow.local.plan import Plan, new_plan, resumed_plan
 from zflow.local.result import RunResult
 from zflow.local.run import LocalRun
+from zflow.topology import Declared
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -144,7 +146,7 @@ def _plan(
                 "leave -p and -r away"
             )
         return resumed_plan(loaded, resume, base=Path.cwd(), state=state, environment=os.environ)
-    counts = parse_replicas(loaded.topology.declared(), replicas)
+    counts = _settings(loaded.topology.declared(), parameters, replicas)
     return new_plan(
         loaded,
         parameters=parameters,
@@ -154,6 +156,25 @@ def _plan(
         environment=os.environ,
         clock=Clock(),
     )
+
+
+def _settings(
+    declared: Declared, parameters: tuple[str, ...], replicas: tuple[str, ...]
+) -> dict[str, int]:
+    """The replicas of -r; -p is only checked, so that all that is wrong comes at once."""
+    problems: list[Problem] = []
+    counts: dict[str, int] = {}
+    try:
+        counts = parse_replicas(declared, replicas)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        parse_parameters(declared, parameters)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return counts
 
 
 def _let_interrupts_drain(local: LocalRun) -> None:
