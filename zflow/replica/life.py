@@ -34,7 +34,7 @@ from zflow.wire.codec import dump_item
 _LOG = logging.getLogger("zflow.replica")
 
 IDLE_S = 1.0  # an idle data thread looks up at least this often
-POSITION_EVERY_S = 0.1
+POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
 MAX_SHOWN_CHARS = 2000
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
 PHASE = {name: number for number, name in enumerate(control.PHASES)}
