@@ -304,5 +304,6 @@ TestPipeline.settings = settings(QUICK, max_examples=40, stateful_step_count=20)
 def test_the_machine_of_one_link_sees_a_missing_protection(name):
     with mutated(MUTANTS[name]), pytest.raises(AssertionError):
         run_state_machine_as_test(
-            OneLink, settings=settings(TestOneLink.settings, phases=[Phase.generate])
+            OneLink,
+            settings=settings(TestOneLink.settings, max_examples=800, phases=[Phase.generate]),
         )
