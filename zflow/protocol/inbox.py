@@ -174,7 +174,7 @@ class Inbox:
     # -- frames ------------------------------------------------------------------------------
 
     def on_hello(self, frame: Hello, now_s: float) -> None:
-        """A sender makes or repeats a link (PROTOCOL: highest (incarnation, dial) wins)."""
+        """A sender makes or repeats a link (the highest (incarnation, dial) wins)."""
         link = self.links.get((frame.edge, frame.sender))
         refusal = self._refusal(frame, link)
         if refusal is not None:
