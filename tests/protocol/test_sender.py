@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from zflow.intervals import IntervalSet
 from zflow.protocol.actions import Dial, Hangup, Retire, Send
 from zflow.protocol.sender import (
     HEARTBEAT_S,
@@ -521,3 +522,46 @@ def test_an_unacknowledged_payload_is_kept_and_an_acknowledged_one_is_not(bench)
     assert bench.link.unacked_bytes == sent.payload.size_bytes == 30
     bench.state(1, acked=[0, 3])
     assert sent.payload is None
+
+
+def history(chance: random.Random, units: int) -> list[tuple[list[int], list[Nack]]]:
+    """What a receiver states over time: ever more is acknowledged, what failed stays failed."""
+    done, failed, told = IntervalSet(), [], []
+    order = chance.sample(range(units), units)
+    for unit in order:
+        if chance.random() < 0.2:
+            failed.append(Nack(unit, 1, "error", "E", f"unit {unit}"))
+        else:
+            done.add(unit, unit + 1)
+        if chance.random() < 0.5 or unit == order[-1]:
+            told.append(([bound for pair in done for bound in pair], list(failed)))
+    return told
+
+
+def after(kit, told: list, versions: list[int]) -> tuple:
+    """What a link that sent ten messages of four units holds after hearing these versions."""
+    bench = Bench(kit)
+    bench.up()
+    for _ in range(10):
+        bench.push(4)
+    for version in versions:
+        acked, nacks = told[version]
+        bench.state(version + 1, acked=acked, nacks=nacks)
+    link, queue = bench.link, bench.queue
+    return (
+        link.unacked_items,
+        list(link._acked),
+        sorted(queue.settled_units),
+        sorted(queue.nacked_units),
+    )
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_losing_repeating_and_reordering_statements_changes_no_result(kit, seed):
+    chance = random.Random(seed)
+    told = history(chance, 40)
+    last = len(told) - 1
+    in_order = after(kit, told, list(range(len(told))))
+    some = chance.choices(range(len(told)), k=2 * len(told))  # lost, repeated, out of order
+    assert after(kit, told, [*some, last]) == in_order
+    assert after(kit, told, [last]) == in_order

@@ -15,6 +15,9 @@ invariant it is part of:
 | I15 | a poison item kills few processes; no innocent item is dead-lettered          |
 | I17 | at the end every origin is empty and every link can be closed                 |
 | unit | a unit names one item for ever, and an item has one name                     |
+
+I12, that statements may be lost, repeated and reordered, is a property of one link and held by
+`tests/protocol/test_sender.py`.
 """
 
 from collections.abc import Iterable
