@@ -305,5 +305,5 @@ def test_the_machine_of_one_link_sees_a_missing_protection(name):
     with mutated(MUTANTS[name]), pytest.raises(AssertionError):
         run_state_machine_as_test(
             OneLink,
-            settings=settings(TestOneLink.settings, max_examples=800, phases=[Phase.generate]),
+            settings=settings(TestOneLink.settings, max_examples=5000, phases=[Phase.generate]),
         )
