@@ -12,7 +12,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from zflow.clock import Clock
@@ -26,7 +26,6 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
 CRASH_LOOP = 5  # successive incarnations that died before they settled one unit
 STUCK_CHECK_S = 0.25
-MAX_LOG_BYTES = 16 * 1024 * 1024
 WHOLE_DEATH, BARE_DEATH = 3, 1  # strikes; see protocol.suspects
 _BARE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -60,7 +59,6 @@ class Member:
     failures: int = 0
     finished: bool = False
     last_tail: str = ""
-    started_s: float = field(default=0.0)
 
 
 class Supervisor:
@@ -135,7 +133,6 @@ class Supervisor:
                 env=self._environment,
             )
         member.pidfd = os.pidfd_open(member.process.pid)
-        member.started_s = self._clock.now_s()
         self._watch(member.pidfd)
 
     # -- watching ----------------------------------------------------------------------------
