@@ -113,12 +113,12 @@ def test_a_smaller_window_lets_the_old_limit_be_used_up():
 
 def test_a_quarter_of_the_window_is_worth_a_statement():
     credit = ReceiverCredit(8, 800)
-    credit.free(1, 100)
-    assert not credit.worth_stating(8)
-    credit.free(1, 100)
-    assert credit.worth_stating(8)
-    credit.stated()
-    assert not credit.worth_stating(8)
+    assert not credit.free(1, 100)
+    assert credit.free(1, 100)
+    credit.stated(4)
+    assert credit.free(1, 100)
+    credit.stated(8)
+    assert not credit.free(1, 100)
 
 
 def measured(per_unit_s: float, *, max_items: int = 65_536) -> Window:

@@ -11,11 +11,9 @@ class Waiter:
     """What one thread sleeps on; any thread may wake it."""
 
     def __init__(self, sockets: "Iterable[zmq.Socket[bytes]]") -> None:
-        self._poller = zmq.Poller()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._poller.register(self._event, zmq.POLLIN)
-        for socket in sockets:
-            self._poller.register(socket, zmq.POLLIN)
+        self._watched: list[tuple[Any, int]] = [(self._event, zmq.POLLIN)]
+        self._watched += [(socket, zmq.POLLIN) for socket in sockets]
 
     def wait(self, timeout_s: float) -> "list[tuple[Any, int]]":
         """Block until something arrives, `wake` is called, or the time is up.
@@ -23,7 +21,7 @@ class Waiter:
         The sockets that have something, with their events.
         """
         # Rounded up: waking a little late is one step, waking early is a spin until then.
-        ready = self._poller.poll(int(max(0.0, timeout_s) * 1000 + 0.999))
+        ready = zmq.zmq_poll(self._watched, int(max(0.0, timeout_s) * 1000 + 0.999))
         if ready and ready[0][0] == self._event:
             os.eventfd_read(self._event)
             del ready[0]

@@ -51,32 +51,29 @@ class SenderCredit:
 class ReceiverCredit:
     """The receiver's side: credit returns when a unit leaves the inbox, not when it is done."""
 
-    __slots__ = ("_stated_freed", "freed_bytes", "freed_items", "limit_bytes", "limit_items")
+    __slots__ = ("_worth_stating", "freed_bytes", "freed_items", "limit_bytes", "limit_items")
 
     def __init__(self, window_items: int, window_bytes: int) -> None:
         self.freed_items = 0
         self.freed_bytes = 0
         self.limit_items = window_items
         self.limit_bytes = window_bytes
-        self._stated_freed = 0
+        self._worth_stating = -(-window_items // 4)
 
-    def free(self, items: int, size_bytes: int) -> None:
-        """Units have left the inbox."""
+    def free(self, items: int, size_bytes: int) -> bool:
+        """Units have left the inbox; True if a quarter of the window has since the last word."""
         self.freed_items += items
         self.freed_bytes += size_bytes
+        return self.freed_items >= self._worth_stating
 
     def widen(self, window_items: int, window_bytes: int) -> None:
         """Set the limits for the window of now; a smaller window lets the old limit be used up."""
         self.limit_items = max(self.limit_items, self.freed_items + window_items)
         self.limit_bytes = max(self.limit_bytes, self.freed_bytes + window_bytes)
 
-    def worth_stating(self, window_items: int) -> bool:
-        """True once a quarter of the window has been freed since the last statement."""
-        return 4 * (self.freed_items - self._stated_freed) >= window_items
-
-    def stated(self) -> None:
-        """A STATE frame with these limits is on its way."""
-        self._stated_freed = self.freed_items
+    def stated(self, window_items: int) -> None:
+        """A STATE frame with these limits, and this window, is on its way."""
+        self._worth_stating = self.freed_items + -(-window_items // 4)
 
 
 class Window:
@@ -93,26 +90,21 @@ class Window:
 
     def __init__(self, *, max_items: int) -> None:
         self._max_items = max_items
-        self._service_s = 0.0
-
-    @property
-    def service_s(self) -> float:
-        """Seconds of user code per unit, smoothed; 0 before the first measurement."""
-        return self._service_s
+        self.service_s = 0.0  # of user code per unit, smoothed; 0 before the first measurement
 
     def measured(self, items: int, seconds: float) -> None:
         """A slice of `items` took `seconds`."""
         sample = seconds / items
-        if self._service_s == 0.0:
-            self._service_s = sample
+        if self.service_s == 0.0:
+            self.service_s = sample
         else:
             # A slice of many units says more than a slice of one.
             weight = min(1.0, self._WEIGHT * max(1.0, math.log2(items)))
-            self._service_s += weight * (sample - self._service_s)
+            self.service_s += weight * (sample - self.service_s)
 
     def items(self, links: int) -> int:
         """The window of one of `links` links."""
-        if self._service_s == 0.0:
+        if self.service_s == 0.0:
             return max(self.MIN_ITEMS, min(self._max_items, self.FIRST_ITEMS))
-        wanted = math.ceil(self.HORIZON_S / max(self._service_s, 1e-9) / max(links, 1))
+        wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / max(links, 1))
         return max(self.MIN_ITEMS, min(self._max_items, wanted))

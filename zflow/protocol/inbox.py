@@ -143,7 +143,7 @@ class ReceiverLink:
         """The next statement."""
         self.version += 1
         self.changed_s = float("inf")
-        self.credit.stated()
+        self.credit.stated(window)
         acked = [bound for pair in self.acked for bound in pair]
         return State(
             self.token,
@@ -318,7 +318,7 @@ class Inbox:
     def leave(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Take the next `n` units of the first parcel out of the inbox; its items are decoded."""
         begin = parcel.taken
-        end = min(parcel.n, begin + n)
+        end = begin + n if begin + n < parcel.n else parcel.n
         assert parcel.items is not None, "a parcel is decoded before units leave it"
         link = parcel.link
         items, runs, share = parcel.items, parcel.runs, parcel.size_bytes
@@ -330,9 +330,9 @@ class Inbox:
         if end == parcel.n:
             self.parcels.popleft()
         link.held -= end - begin
-        link.credit.free(end - begin, share)
-        link.changed_s = min(link.changed_s, now_s)
-        if link.credit.worth_stating(self.window.items(len(self.links))):
+        if link.changed_s > now_s:
+            link.changed_s = now_s
+        if link.credit.free(end - begin, share):
             self._state(link, now_s)
         return Portion(link, parcel.first + begin, runs, items)
 

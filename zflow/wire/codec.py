@@ -27,8 +27,12 @@ class Parts:
 
     def __init__(self, parts: list[Part]) -> None:
         self.parts = parts
-        self.sizes = [len(part) for part in parts]
-        self.size_bytes = sum(self.sizes)
+        if len(parts) == 1:
+            self.size_bytes = len(parts[0])
+            self.sizes = [self.size_bytes]
+        else:
+            self.sizes = [len(part) for part in parts]
+            self.size_bytes = sum(self.sizes)
 
 
 class PickleCodec:

@@ -8,6 +8,7 @@ along one axis: OSEQ (index is `fixed`) or INDEX (oseq is `fixed`). Their number
 """
 
 from collections.abc import Iterator
+from typing import Annotated
 
 import msgspec
 
@@ -29,10 +30,10 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
 
     origin: int
     path: int
-    axis: int
+    axis: Annotated[int, msgspec.Meta(ge=OSEQ, le=INDEX)]
     fixed: int
     start: int
-    n: int
+    n: Annotated[int, msgspec.Meta(ge=1)]
     born_ns: int = 0
     attempt: int = 0
     flags: int = 0
