@@ -10,7 +10,7 @@ import pytest
 from zflow import Topology, sink, source
 from zflow.config import convert, parse_parameters, parse_replicas
 from zflow.errors import ConfigError
-from zflow.stages import EMPTY, Parameter
+from zflow.shapes import EMPTY, Parameter
 
 
 class Colour(Enum):

@@ -16,13 +16,16 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     0: "errors clock ids intervals hashing",
-    1: "log paths stages metrics wire",
-    2: "topology",
-    3: "config protocol state loader planning export",
-    4: "net",
-    5: "replica coordinator supervisor connectors",
-    6: "launchers local testing",
-    7: "cli",
+    1: "log paths metrics wire durable",
+    2: "shapes",
+    3: "stages",
+    4: "declared",
+    5: "topology",
+    6: "config protocol state loader planning export",
+    7: "net",
+    8: "replica coordinator supervisor connectors",
+    9: "launchers local testing",
+    10: "cli",
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 

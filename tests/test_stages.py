@@ -12,7 +12,9 @@ import pytest
 
 from zflow import emit, sink, source, stage
 from zflow.errors import ConfigError
-from zflow.stages import EMPTY, StageDecl, StageOptions, declaration_of
+from zflow.durable import DurableStage
+from zflow.shapes import EMPTY
+from zflow.stages import StageDecl, StageOptions, declaration_of
 
 
 def here() -> int:
@@ -107,7 +109,7 @@ WRONG_OPTIONS = [
     ({"retry_on": KeyboardInterrupt}, "give an exception class or a tuple of them"),
     ({"name": "a/b"}, "name='a/b' is not valid; give a name of letters, digits"),
     ({"replica": 2}, "unknown option 'replica'; did you mean 'replicas'?"),
-    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, max_crashes,"),
+    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, deterministic,"),
 ]
 
 
@@ -170,12 +172,18 @@ def shape(kind: str, case: str) -> object:
         def write(self, items): ...
         def upsert(self, items, ids): ...
 
-    class Upserts:
-        def upsert(self, items, ids): ...
-
-    class Commits:
+    class Forgets:
         def commit(self, items, ids, progress): ...
-        def load_progress(self): ...
+
+    class Wants:
+        def upsert(self, items, ids, table): ...
+
+    class DurableSource(DurableStage):
+        def __iter__(self):
+            yield 1
+
+    class DurableSink(DurableStage):
+        def write(self, items): ...
 
     class AsyncProcess:
         async def process(self, item): ...
@@ -196,13 +204,15 @@ WRONG_SHAPES = [
     (stage, "is_async", "an async stage is not available in this version yet"),
     (stage, "AsyncProcess", "an async stage is not available in this version yet"),
     (stage, "Empty", "a stage class needs process"),
-    (stage, "Finishes", "durable stages with finish() are not available in this version yet"),
+    (stage, "Finishes", "finish() would never be called: only durable stages have it; derive it"),
     (stage, "Needs", "process() needs 'table'; take it in __init__ instead"),
     (sink, "yielding_sink", "a sink that yields: nothing takes its items"),
     (sink, "Empty", "a sink class has exactly one way to write; write one: write(items)"),
     (sink, "Both", "exactly one way to write; this one has write, upsert"),
-    (sink, "Upserts", "upsert() is not available in this version yet; use write(items)"),
-    (sink, "Commits", "commit() is not available in this version yet; use write(items)"),
+    (sink, "Forgets", "a sink with commit() needs load_progress(); write load_progress()"),
+    (sink, "Wants", "upsert() needs 'table'; take it in __init__ instead"),
+    (sink, "DurableSink", "a sink has no state on disk of zflow's"),
+    (source, "DurableSource", "a source has no state on disk; keep its place: write position()"),
 ]
 
 

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import networkx
 import pytest
 
-from zflow import Topology, sink, source, stage
+from zflow import DurableStage, Topology, sink, source, stage
+from zflow.declared.guarantees import explain_delivery
+from zflow.declared.model import EdgeDecl
 from zflow.errors import Problem
-from zflow.topology import EdgeDecl, explain_delivery
 
 
 @source
@@ -35,6 +36,19 @@ def show(item): ...
 
 @sink
 def reject(item): ...
+
+
+@stage
+class Count(DurableStage):
+    def process(self, item): ...
+
+
+@sink
+class Keep:
+    def load_progress(self):
+        return []
+
+    def commit(self, items, ids, progress): ...
 
 
 def here() -> int:
@@ -96,6 +110,7 @@ def test_an_edge_keeps_its_options_and_inherits_the_delivery_of_the_topology():
         target="show",
         output=None,
         when=bool,
+        key=None,
         delivery="at_least_once",
         file=__file__,
         line=line,
@@ -223,6 +238,43 @@ def exactly_once_edge(flow: Topology) -> int:
     return here() - 1
 
 
+def key_to_a_plain_stage(flow: Topology) -> int:
+    flow.connect(read, parse, key=str)
+    flow.connect(parse, show)
+    return here() - 2
+
+
+def wrong_key(flow: Topology) -> int:
+    flow.connect(read, Count, key="word")
+    flow.connect(Count, show)
+    return here() - 2
+
+
+def half_keyed(flow: Topology) -> int:
+    flow.connect(read, Count, key=str)
+    flow.connect(parse, Count)
+    flow.connect(read, parse)
+    flow.connect(Count, show)
+    return here() - 3
+
+
+def durable_without_key(flow: Topology) -> int:
+    many = flow.stage(Count, name="many", replicas=2)
+    flow.connect(read, many, show)
+    return here() - 2
+
+
+def two_committers(flow: Topology) -> int:
+    keep = flow.sink(Keep, name="keep", replicas=2)
+    flow.connect(read, keep)
+    return here() - 2
+
+
+def chain_with_key(flow: Topology) -> int:
+    flow.connect(read, Count, show, key=str)
+    return here() - 1
+
+
 def wrong_delivery(flow: Topology) -> int:
     flow.connect(read, show, delivery="at_least_one")
     return here() - 1
@@ -288,7 +340,16 @@ MISTAKES = [
     (mistyped_edge_option, "read->show: unknown option 'outputs'; did you mean 'output'?"),
     (chain_with_output, "read->parse->show: output= in a chain of edges is ambiguous; give"),
     (lonely_connect, "read: connects fewer than two stages"),
-    (exactly_once_edge, "delivery='exactly_once' needs durable stages: not in this version yet"),
+    (
+        exactly_once_edge,
+        "delivery='exactly_once' is a promise of sinks, not of an edge; give it to",
+    ),
+    (key_to_a_plain_stage, "read->parse: key= leads to 'parse', which has no state to keep by key"),
+    (wrong_key, "read->Count: key='word' is not valid; give a function that takes the item"),
+    (half_keyed, "parse->Count: parse->Count has no key=, other edges into 'Count' have"),
+    (durable_without_key, "many: replicas=2, and no key= says which of them has what; give key="),
+    (two_committers, "keep: replicas=2, but commit() has one writer; give replicas=1"),
+    (chain_with_key, "read->Count->show: key= in a chain of edges is ambiguous; give key= to"),
     (wrong_delivery, "delivery='at_least_one' is not valid; did you mean 'at_least_once'?"),
     (wrong_output, "read->show: output='a b' is not valid; give a name of letters"),
     (wrong_when, "read->show: when='x > 3' is not valid; give a function that takes the item"),
@@ -319,7 +380,7 @@ def test_a_topology_without_a_source_says_where_it_was_made():
 
 WRONG_TOPOLOGIES = [
     ("a/b", {}, "a/b: cannot name a topology; give a name of letters"),
-    ("x", {"delivery": "exactly_once"}, "x: delivery='exactly_once' needs durable stages"),
+    ("x", {"delivery": "exactly"}, "x: delivery='exactly' is not valid; choose one of"),
     ("x", {"delivry": "at_least_once"}, "x: unknown option 'delivry'; give delivery= only"),
 ]
 
@@ -434,3 +495,36 @@ def test_each_sink_is_told_what_it_gets_and_why():
     assert shown.why.endswith("careless drops, and counts, the items that it fails on")
     assert (rejected.sink, rejected.delivery) == ("reject", "at_most_once")
     assert rejected.why.startswith("read->enrich, enrich->reject: what a crash loses there")
+
+
+def guarantee(flow: Topology) -> tuple[str, str]:
+    (found,) = explain_delivery(flow.declared())
+    return found.delivery, found.why
+
+
+def test_a_sink_that_commits_behind_deterministic_stages_is_exactly_once():
+    flow = Topology("exact", delivery="exactly_once")
+    flow.connect(read, parse)
+    flow.connect(parse, Count, key=str)
+    flow.connect(Count, Keep)
+    assert flow.problems() == ()
+    assert guarantee(flow) == (
+        "exactly_once",
+        "commit() stores what was applied beside the data",
+    )
+
+
+def test_a_stage_that_is_not_deterministic_voids_exactly_once():
+    flow = Topology("loose", delivery="exactly_once")
+    flow.connect(read, flow.stage(lambda item: item, name="ask", deterministic=False), Keep)
+    delivery, why = guarantee(flow)
+    assert delivery == "at_least_once"
+    assert "ask may give something else" in why
+    assert "make ask a DurableStage" in said(flow)[0]
+
+
+def test_one_lossy_edge_anywhere_above_makes_a_sink_at_most_once():
+    flow = Topology("lossy")
+    flow.connect(read, Count, delivery="at_most_once")
+    flow.connect(Count, Keep)
+    assert guarantee(flow)[0] == "at_most_once"

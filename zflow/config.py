@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from zflow.errors import ConfigError, Problem, suggest
-from zflow.stages import EMPTY, Parameter, StageDecl, problem_at
+from zflow.shapes import EMPTY, Parameter
+from zflow.stages import StageDecl, problem_at
 
 TRUE = frozenset({"true", "1", "yes"})
 FALSE = frozenset({"false", "0", "no"})

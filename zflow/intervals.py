@@ -53,6 +53,10 @@ class IntervalSet:
             return self._ends[at]
         return start
 
+    def is_below(self, value: int) -> bool:
+        """True if no member is as high as `value`."""
+        return not self._ends or self._ends[-1] <= value
+
     def drop_below(self, mark: int) -> None:
         """Forget everything below `mark`."""
         at = bisect_right(self._ends, mark)

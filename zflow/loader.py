@@ -19,9 +19,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from zflow.declared.model import Declared
 from zflow.errors import ConfigError, Problem, suggest
 from zflow.stages import StageDecl, problem_at
-from zflow.topology import Declared, Topology
+from zflow.topology import Topology
 from zflow.wire.codec import why_not_shippable
 
 MODULE_PREFIX = "zflow_topology_"

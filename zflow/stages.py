@@ -5,38 +5,39 @@ Decides which options and shapes a stage may have and keeps what is wrong as pro
 decorator hands back the very object it got, which stays callable and testable without zflow.
 """
 
-import functools
 import inspect
 import math
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
-from typing import Any, Literal, NamedTuple, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from zflow.errors import ConfigError, Problem, suggest
+from zflow.shapes import (
+    SHARE,
+    Fault,
+    Kind,
+    Parameter,
+    entry_of,
+    is_durable,
+    parameters_of,
+    reserved_in,
+    shape_faults,
+)
 
 F = TypeVar("F", bound=Callable[..., Any])
-Kind = Literal["source", "stage", "sink"]
 OnError = Literal["dead_letter", "fail", "drop"]
+Durability = Literal["power", "process"]
 RetryOn = type[Exception] | tuple[type[Exception], ...]
 Site = tuple[str, int]  # file and line of a declaration
-Fault = tuple[str, str]  # message and fix of a problem that has no place yet
 
-EMPTY = inspect.Parameter.empty
 DECLARATION = "__zflow__"
 ON_ERROR = typing.get_args(OnError)
+DURABILITIES = typing.get_args(Durability)
 NAME = re.compile(r"[^\W\d][\w-]*")  # letters of any language: names become labels and file names
 NAME_WANTED = "a name of letters, digits, '_' and '-' that begins with a letter"
-BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-NOT_AN_ITEM = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
-VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-SHARE = frozenset({"partition", "partitions"})  # which share of its items a source replica yields
-RESERVED = SHARE | {"resume"}
-ENTRY: dict[Kind, str] = {"source": "__iter__", "stage": "process", "sink": "write"}
-SINK_METHODS = ("write", "upsert", "commit")
 
 
 @dataclass(slots=True)
@@ -74,6 +75,8 @@ class StageKeywords(SourceKeywords, total=False):
     timeout_s: float
     max_crashes: int
     on_error: OnError
+    deterministic: bool
+    durability: Durability
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +85,9 @@ class StageOptions:
 
     retries: calls after the first one. backoff_s: wait before the first retry, seconds.
     timeout_s: seconds for one item; infinite for a source. max_crashes: deaths of the process
-    that one item may cause before it counts as poison.
+    that one item may cause before it counts as poison. deterministic: called again with the same
+    item, it gives the same. durability: what a commit of a durable stage survives, a power cut or
+    only the death of its process.
     """
 
     replicas: int = 1
@@ -92,14 +97,8 @@ class StageOptions:
     timeout_s: float = 300.0
     max_crashes: int = 3
     on_error: OnError = "dead_letter"
-
-
-class Parameter(NamedTuple):
-    """An argument that `-p STAGE.NAME=VALUE` sets; what it lacks is None and EMPTY."""
-
-    annotation: Any
-    default: Any
-    required: bool
+    deterministic: bool = True
+    durability: Durability = "power"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +114,7 @@ class StageDecl:
     problems: tuple[Problem, ...]
     is_class: bool
     is_generator: bool  # the function, or the method that takes the item, yields
+    is_durable: bool
     takes_resume: bool
     takes_partition: bool
     _memo: list[dict[str, Parameter]] = field(default_factory=list, repr=False, compare=False)
@@ -123,13 +123,13 @@ class StageDecl:
     def parameters(self) -> Mapping[str, Parameter]:
         """What `-p` may set, by name. Read once, late: annotations may name what comes later."""
         if not self._memo:
-            self._memo.append(_parameters_of(self.target, self.kind))
+            self._memo.append(parameters_of(self.target, self.kind))
         return self._memo[0]
 
     @property
     def entry(self) -> Callable[..., Any] | None:
-        """The user's function: of a class `__iter__`, `process` or `write`, unbound."""
-        return _entry_of(self.target, self.kind)
+        """The user's function: of a class the method that takes an item, unbound."""
+        return entry_of(self.target, self.kind)
 
 
 @overload
@@ -193,10 +193,13 @@ def declare(
     if not callable(target):
         faults.append((f"{target!r} is neither a function nor a class", "declare a function"))
     else:
-        faults.extend(_shape_faults(target, kind))
+        faults.extend(shape_faults(target, kind))
     if "name" not in given and not NAME.fullmatch(name):
         faults.append((f"'{name}' cannot name a stage", f"give {NAME_WANTED}: name=..."))
-    takes = _reserved_in(target, kind)
+    if "durability" in given and not is_durable(target):
+        fix = "derive the stage from DurableStage, or remove durability="
+        faults.append(("durability= is for stages with state on disk", fix))
+    takes = reserved_in(target, kind)
     if kind == "source" and options.replicas > 1 and not takes >= SHARE:
         message = f"replicas={options.replicas}, but each would yield the same items"
         faults.append((message, "take 'partition' and 'partitions' and yield only that share"))
@@ -210,7 +213,8 @@ def declare(
         line=line,
         problems=tuple(problem_at(name, site, *fault) for fault in faults),
         is_class=inspect.isclass(target),
-        is_generator=inspect.isgeneratorfunction(_entry_of(target, kind)),
+        is_generator=inspect.isgeneratorfunction(entry_of(target, kind)),
+        is_durable=is_durable(target),
         takes_resume="resume" in takes,
         takes_partition=takes >= SHARE,
     )
@@ -265,6 +269,8 @@ OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "timeout_s": (lambda value: _is_number(value) and value > 0, "seconds, more than 0"),
     "max_crashes": (lambda value: _is_whole(value, 1), "a whole number, at least 1"),
     "on_error": (lambda value: value in ON_ERROR, f"one of {', '.join(ON_ERROR)}"),
+    "deterministic": (lambda value: isinstance(value, bool), "True or False"),
+    "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),
 }
 SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s")
 SOURCE_DEFAULTS = StageOptions(timeout_s=math.inf, on_error="fail")
@@ -285,115 +291,3 @@ def _read_options(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, An
     if inspect.isclass(one := valid.get("retry_on")):
         valid["retry_on"] = (one,)
     return valid, faults
-
-
-def _entry_of(target: Any, kind: Kind) -> Callable[..., Any] | None:
-    if inspect.isclass(target):
-        return getattr(target, ENTRY[kind], None)
-    if inspect.isroutine(target) or isinstance(target, functools.partial):
-        return target
-    return getattr(target, "__call__", None)  # noqa: B004 - the method itself is wanted
-
-
-def arguments_of(function: Any) -> list[inspect.Parameter] | None:
-    """The arguments of a function; None where Python does not know them (some built-ins)."""
-    try:
-        return list(inspect.signature(function).parameters.values())
-    except (ValueError, TypeError):
-        return None
-
-
-def _method_arguments(cls: type, method: str) -> list[inspect.Parameter]:
-    """The arguments of a method after `self`; none where there is no such method."""
-    return (arguments_of(getattr(cls, method, None)) or [])[1:]
-
-
-def _configurable(target: Any, kind: Kind) -> list[inspect.Parameter]:
-    """The arguments that are set once, by keyword, and are not the item."""
-    if inspect.isclass(target):
-        arguments = _method_arguments(target, "__init__")
-    else:
-        arguments = (arguments_of(target) or [])[0 if kind == "source" else 1 :]
-    return [argument for argument in arguments if argument.kind in BY_KEYWORD]
-
-
-def _reserved_in(target: Any, kind: Kind) -> set[str]:
-    names = {argument.name for argument in _configurable(target, kind)}
-    if inspect.isclass(target) and kind == "source":
-        names |= {argument.name for argument in _method_arguments(target, "open")}
-    return names & RESERVED
-
-
-def _parameters_of(target: Any, kind: Kind) -> dict[str, Parameter]:
-    owner = target.__init__ if inspect.isclass(target) else target
-    hints = annotations_of(owner)
-    return {
-        one.name: Parameter(hints.get(one.name), one.default, one.default is EMPTY)
-        for one in _configurable(target, kind)
-        if one.name not in RESERVED
-    }
-
-
-def annotations_of(function: Any) -> dict[str, Any]:
-    """The annotations of a function as objects; those that cannot be evaluated are left out."""
-    hints: dict[str, Any] = {}
-    scope = getattr(inspect.unwrap(function), "__globals__", {})
-    for name, annotation in getattr(function, "__annotations__", {}).items():
-        # One by one: a name that exists for the type checker only must not hide the others.
-        alone: Any = SimpleNamespace(__annotations__={name: annotation})
-        try:
-            hints[name] = typing.get_type_hints(alone, globalns=scope)[name]
-        except (NameError, TypeError, AttributeError, SyntaxError):
-            continue
-    return hints
-
-
-def _shape_faults(target: Any, kind: Kind) -> Iterator[Fault]:
-    if inspect.isclass(target):
-        yield from _class_faults(target, kind)
-    entry = _entry_of(target, kind)
-    if entry is None:
-        return
-    if inspect.iscoroutinefunction(entry) or inspect.isasyncgenfunction(entry):
-        yield f"an async {kind} is not available in this version yet", "write it without async"
-        return
-    yields = inspect.isgeneratorfunction(entry)
-    if kind == "source" and not inspect.isclass(target) and not yields:
-        yield "a source function must yield", "yield each item, or write a class with __iter__"
-    if kind == "sink" and yields:
-        yield "a sink that yields: nothing takes its items", "return nothing, or use @stage"
-    yield from _argument_faults(target, kind)
-
-
-def _class_faults(target: type, kind: Kind) -> Iterator[Fault]:
-    if kind != "sink":
-        if not hasattr(target, ENTRY[kind]):
-            yield f"a {kind} class needs {ENTRY[kind]}", f"write the method {ENTRY[kind]}"
-        if kind == "stage" and hasattr(target, "finish"):
-            yield "durable stages with finish() are not available in this version yet", "remove it"
-        return
-    found = [method for method in SINK_METHODS if hasattr(target, method)]
-    if len(found) != 1:
-        several = f"; this one has {', '.join(found)}" if found else ""
-        yield f"a sink class has exactly one way to write{several}", "write one: write(items)"
-    elif found != ["write"]:
-        yield f"{found[0]}() is not available in this version yet", "use write(items)"
-
-
-def _argument_faults(target: Any, kind: Kind) -> Iterator[Fault]:
-    reserved = _reserved_in(target, kind)
-    if kind == "source":
-        if len(reserved & SHARE) == 1:
-            yield "takes only one of 'partition' and 'partitions'", "take both"
-        return
-    for name in sorted(reserved):
-        yield f"the argument '{name}' is reserved for sources", "give it another name"
-    is_class = inspect.isclass(target)
-    arguments = _method_arguments(target, ENTRY[kind]) if is_class else arguments_of(target)
-    if arguments is None:
-        return
-    if not arguments or arguments[0].kind in NOT_AN_ITEM:
-        yield "takes no item", "its first argument must be the item"
-    for argument in arguments[1:] if is_class else []:
-        if argument.default is EMPTY and argument.kind not in VARIADIC:
-            yield f"{ENTRY[kind]}() needs '{argument.name}'", "take it in __init__ instead"

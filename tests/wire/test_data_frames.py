@@ -37,6 +37,7 @@ TOKEN = 0x0102030405060708
 RUN = Run(5, 6, OSEQ, 0, 70, 2)
 RUN_OF_ONE = Run(5, 6, OSEQ, 0, 70, 1)
 RUN_WITH_COLUMN = Run(5, 6, INDEX, 9, 4, 2, 8, 2, RESENT, [4, 6])
+RUN_WITH_COUNTS = Run(5, 6, OSEQ, 0, 4, 2, 8, 0, 0, None, 17, [1, 3])
 
 # | protocol 01 | type | parts behind | size of the array, big-endian | msgpack array |
 GOLDEN = [
@@ -46,20 +47,22 @@ GOLDEN = [
         " a86970633a2f2f2f61 09 01 a67069636b6c65 c2",
     ),
     (
-        Data(TOKEN, 7, 4, [RUN, RUN_WITH_COLUMN], [10, 4]),
-        "01 02 00 00000028 95 cf0102030405060708 07 04"
-        " 92 9a 05 06 00 00 46 02 00 00 00 c0 9a 05 06 01 09 04 02 08 02 02 92 04 06"
+        Data(TOKEN, 7, 6, [RUN, RUN_WITH_COLUMN, RUN_WITH_COUNTS], [10, 4]),
+        "01 02 00 0000003b 95 cf0102030405060708 07 06"
+        " 93 9c 05 06 00 00 46 02 00 00 00 c0 ff c0 9c 05 06 01 09 04 02 08 02 02 92 04 06 ff c0"
+        " 9c 05 06 00 00 04 02 08 00 00 c0 11 92 01 03"
         " 92 0a 04",
     ),
     (
-        Heartbeat(TOKEN, 10, 4, True, 9, "read/0", 3, "ipc:///a"),
-        "01 03 00 0000001f 98 cf0102030405060708 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61",
+        Heartbeat(TOKEN, 10, 4, True, 9, "read/0", 3, "ipc:///a", [5, 7]),
+        "01 03 00 00000022 99 cf0102030405060708 0a 04 c3 09 a6726561642f30 03 a86970633a2f2f2f61"
+        " 92 05 07",
     ),
     (Bye(TOKEN), "01 04 00 0000000a 91 cf0102030405060708"),
     (
         Welcome(TOKEN, "sink/1", 4, 8, 1024, [Crash("sink/1", 3, [RUN], True, 3, "SIGSEGV")]),
-        "01 10 00 00000036 96 cf0102030405060708 a673696e6b2f31 04 08 cd0400"
-        " 91 96 a673696e6b2f31 03 91 9a 05 06 00 00 46 02 00 00 00 c0 c3 03 a753494753454756",
+        "01 10 00 00000038 96 cf0102030405060708 a673696e6b2f31 04 08 cd0400"
+        " 91 96 a673696e6b2f31 03 91 9c 05 06 00 00 46 02 00 00 00 c0 ff c0 c3 03 a753494753454756",
     ),
     (
         Refuse(TOKEN, "codec", 0, 1.0),

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from zflow.wire.run import INDEX, OSEQ, RESENT, SUSPECT, Run, cut_runs
+from zflow.wire.run import INDEX, OSEQ, RESENT, SUSPECT, Run, cut_runs, item_span
 
 SEEDS = range(50)
 
@@ -22,13 +22,16 @@ def random_run(chance: random.Random) -> tuple[Run, list[tuple[int, int, int, in
         units = [(origin, number, path, fixed) for number in numbers]
     else:
         units = [(origin, fixed, path, number) for number in numbers]
-    run = Run(origin, path, axis, fixed, numbers[0], n, 77, 2, SUSPECT | RESENT, column)
+    counts = [chance.randint(1, 3) for _ in units] if chance.random() < 0.3 else None
+    flags = SUSPECT | RESENT
+    run = Run(origin, path, axis, fixed, numbers[0], n, 77, 2, flags, column, 5, counts)
     return run, units
 
 
 def rest_of(run: Run) -> tuple[int, ...]:
     """What no cut may change."""
-    return run.origin, run.path, run.axis, run.fixed, run.born_ns, run.attempt, run.flags
+    named = run.origin, run.path, run.axis, run.fixed, run.partition
+    return *named, run.born_ns, run.attempt, run.flags
 
 
 def assert_sound(run: Run, like: Run, units: list, where: str) -> None:
@@ -46,7 +49,33 @@ def test_a_cut_run_holds_exactly_the_units_of_its_cut(seed):
         run, units = random_run(chance)
         begin = chance.randrange(run.n)
         end = chance.randrange(begin + 1, run.n + 1)
-        assert_sound(run.cut(begin, end), run, units[begin:end], f"seed {seed}: {run}")
+        cut = run.cut(begin, end)
+        assert_sound(cut, run, units[begin:end], f"seed {seed}: {run}")
+        assert cut.counts == (run.counts[begin:end] if run.counts else None)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_items_of_some_units_lie_behind_the_items_of_those_before(seed):
+    chance = random.Random(seed)
+    for _ in range(20):
+        runs = [random_run(chance)[0] for _ in range(chance.randint(1, 4))]
+        units = units_of(runs)
+        holders = [
+            (k, p)
+            for k, run in enumerate(runs)
+            for p in range(run.n)
+            for _ in range(run.counts[p] if run.counts else 1)
+        ]
+        begin = chance.randrange(len(units))
+        end = chance.randrange(begin + 1, len(units) + 1)
+        first, last = item_span(runs, begin, end)
+        assert holders[first:last] == [u for u in holders if u in set(units[begin:end])], runs
+        assert sum(run.items for run in runs) == len(holders)
+
+
+def units_of(runs: list[Run]) -> list[tuple[int, int]]:
+    """(number of the run, position in it) of every unit."""
+    return [(k, p) for k, run in enumerate(runs) for p in range(run.n)]
 
 
 @pytest.mark.parametrize("seed", SEEDS)

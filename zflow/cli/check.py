@@ -8,9 +8,10 @@ from dataclasses import asdict
 import click
 
 from zflow.cli.output import problem_data, show_json, show_problems
+from zflow.declared.guarantees import explain_delivery
 from zflow.errors import ConfigError, ExitCode
 from zflow.loader import load, shipping_problems
-from zflow.topology import Topology, explain_delivery
+from zflow.topology import Topology
 
 
 @click.command()

@@ -16,12 +16,12 @@ from zflow.cli.output import show_json, show_problems
 from zflow.cli.screen import make_screen
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
+from zflow.declared.model import Declared
 from zflow.errors import ConfigError, Problem
 from zflow.loader import load
 from zflow.local.plan import Plan, new_plan, resumed_plan
 from zflow.local.result import RunResult
 from zflow.local.run import LocalRun
-from zflow.topology import Declared
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 

@@ -8,8 +8,9 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from zflow.stages import EMPTY, StageDecl
-from zflow.topology import Declared, EdgeDecl
+from zflow.declared.model import Declared, EdgeDecl
+from zflow.shapes import EMPTY
+from zflow.stages import StageDecl
 
 MERMAID_SHAPES = {"source": ('(["', '"])'), "stage": ('["', '"]'), "sink": ('[("', '")]')}
 DOT_SHAPES = {"source": "ellipse", "stage": "box", "sink": "cylinder"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zflow.clock import Clock
 from zflow.config import parse_parameters
+from zflow.declared.model import Declared, EdgeDecl
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
 from zflow.loader import Loaded, load, load_source
@@ -23,7 +24,6 @@ from zflow.state.runs import (
     superseded,
     write_record,
 )
-from zflow.topology import Declared, EdgeDecl
 from zflow.wire.control import REDRIVE, EdgeConfig, RunConfig, StageConfig, TargetConfig
 
 

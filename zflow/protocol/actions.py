@@ -49,9 +49,10 @@ class Hangup:
 
 @dataclass(slots=True)
 class Bury:
-    """Commit one item to the dead-letter store, then call `Core.buried(ticket)`.
+    """Commit a unit to the dead-letter store, then call `Core.buried(ticket)`.
 
-    stage: where it failed; edge: the label of the edge it was on, "" at a source.
+    items: of the unit, nearly always one; none if nobody has them any more. stage: where it
+    failed; edge: the label of the edge it was on, "" at a source.
     maybe_applied: an attempt may have had effects (a crash, a streamed output, a lost peer).
     """
 
@@ -59,12 +60,17 @@ class Bury:
     stage: str
     edge: str
     run: Run
-    item: Any
+    items: list[Any]
     attempts: int
     code: str
     error_class: str
     error: str
     maybe_applied: bool
+
+    @property
+    def item(self) -> Any:
+        """The first of its items; None without any."""
+        return self.items[0] if self.items else None
 
 
 @dataclass(slots=True)

@@ -8,13 +8,14 @@ One thread at a time owns it.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from zflow.protocol.actions import Action, LinkKey
 from zflow.protocol.identity import Brancher
-from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion
+from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion, ReceiverLink
+from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Chance, EdgeSettings, Outbox
 from zflow.protocol.segment import Segment
@@ -40,13 +41,15 @@ from zflow.wire.run import Run, cut_runs
 class CoreSettings:
     """Everything that one replica's core is told at birth.
 
-    upstream: how many links will come in; 0 at a source.
+    upstream: how many links will come in; 0 at a source. anchor: a durable stage, whose partitions
+    are the origins of what it makes.
     """
 
     identity: Identity
     inbox: InboxSettings
     edges: tuple[EdgeSettings, ...]
     upstream: int
+    anchor: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +65,51 @@ class Output:
     """What a stretch of inputs gave on one edge.
 
     positions: which inputs gave an item, None if every one did; items: in the same order.
+    partitions: on a keyed edge, where each item belongs.
     """
 
-    __slots__ = ("edge", "items", "positions")
+    __slots__ = ("edge", "items", "partitions", "positions")
 
-    def __init__(self, edge: int, positions: list[int] | None, items: list[Any]) -> None:
+    def __init__(
+        self,
+        edge: int,
+        positions: list[int] | None,
+        items: list[Any],
+        partitions: list[int] | None = None,
+    ) -> None:
         self.edge = edge
         self.positions = positions
         self.items = items
+        self.partitions = partitions
+
+
+class Share:
+    """What some inputs gave to one partition of a keyed edge.
+
+    positions: the inputs, in order. counts: how many items each gave, None if one. part: of what
+    one input yields to one partition, the how-manieth PART_UNITS.
+    """
+
+    __slots__ = ("counts", "items", "part", "partition", "positions")
+
+    def __init__(self, partition: int, part: int = 0, *, counted: bool = False) -> None:
+        self.partition = partition
+        self.part = part
+        self.positions: list[int] = []
+        self.items: list[Any] = []
+        self.counts: list[int] | None = [] if counted else None
+
+
+def _by_run(runs: list[Run], positions: Sequence[int]) -> Iterator[tuple[Run, list[int]]]:
+    """Which positions, counted from its own start, each run has of those counted through all."""
+    at = taken = 0
+    for run in runs:
+        begin = taken
+        while taken < len(positions) and positions[taken] < at + run.n:
+            taken += 1
+        if taken > begin:
+            yield run, [p - at for p in positions[begin:taken]]
+        at += run.n
 
 
 class Core:
@@ -92,8 +132,9 @@ class Core:
         self._codec = codec
         self._tickets = 0
         self._reported_dead: set[tuple[str, int]] = set()
+        self.partitions: dict[int, Origin] = {}  # of a durable stage: its outputs' origins
         self.outboxes = {
-            edge.edge: Outbox(
+            edge.edge: (KeyedOutbox if edge.partitions else Outbox)(
                 edge,
                 settings.identity,
                 codec=codec,
@@ -101,20 +142,31 @@ class Core:
                 new_token=new_token,
                 new_ticket=self._new_ticket,
                 random=random,
+                watermarks=self._watermarks,
             )
             for edge in settings.edges
         }
         self._branchers = {edge: Brancher(edge) for edge in self.outboxes}
         self._links = {link.key: link for outbox in self.outboxes.values() for link in outbox.links}
-        self.origin: Origin | None = None
-        if origin is not None:
-            self.origin = Origin(
-                origin.origin,
-                origin.stage,
-                low=origin.low,
-                act=self.actions.append,
-                new_ticket=self._new_ticket,
-            )
+        self.origin = self._new_origin(origin) if origin is not None else None
+
+    def _new_origin(self, settings: OriginSettings) -> Origin:
+        return Origin(
+            settings.origin,
+            settings.stage,
+            low=settings.low,
+            act=self.actions.append,
+            new_ticket=self._new_ticket,
+        )
+
+    def _watermarks(self) -> Iterator[tuple[int, int]]:
+        """What is stated downstream: the origins here, or those of what passes through (R7)."""
+        if self.origin is not None:
+            yield self.origin.origin, self.origin.low
+        elif self.settings.anchor:
+            yield from ((origin.origin, origin.low) for origin in self.partitions.values())
+        else:
+            yield from self.inbox.watermarks.items()
 
     def _new_ticket(self) -> int:
         self._tickets += 1
@@ -184,12 +236,16 @@ class Core:
 
     def buried(self, ticket: int) -> None:
         """The dead-letter store has committed what `Bury(ticket)` asked."""
-        if self.origin is not None and ticket in self.origin.burying:
-            self.origin.buried(ticket)
-            return
+        for origin in self._origins():
+            if ticket in origin.burying:
+                origin.buried(ticket)
+                return
         for outbox in self.outboxes.values():
             if ticket in outbox.burying:
                 outbox.buried(ticket)
+
+    def _origins(self) -> Iterable[Origin]:
+        return self.partitions.values() if self.origin is None else (self.origin,)
 
     def tick(self, now_s: float) -> None:
         """Timers, then everything that credit allows."""
@@ -228,8 +284,9 @@ class Core:
                 return parcel
             try:
                 items = self._codec.decode(parcel.payload)
-                if len(items) != parcel.n:
-                    raise DecodeError(f"the header names {parcel.n} items, the body {len(items)}")
+                named = sum(run.items for run in parcel.runs)
+                if len(items) != named:
+                    raise DecodeError(f"the header names {named} items, the body {len(items)}")
                 parcel.items = items
             except DecodeError as error:
                 self._refuse_parcel(parcel, error, now_s)
@@ -264,22 +321,46 @@ class Core:
             return
         brancher = self._branchers[output.edge]
         positions = output.positions
+        if output.partitions is not None:
+            self._send_keyed(task, runs, output, output.partitions)
+            return
         if positions is None:
             made = [brancher.returned(run, None) for run in runs]
             parents: Sequence[int] = range(len(output.items))
         else:
             made, parents = [], positions
-            at = taken = 0
-            for run in runs:
-                begin = taken
-                while taken < len(positions) and positions[taken] < at + run.n:
-                    taken += 1
-                if taken > begin:
-                    own = [p - at for p in positions[begin:taken]]
-                    made.append(brancher.returned(run, own))
-                at += run.n
+            for run, own in _by_run(runs, positions):
+                made.append(brancher.returned(run, own))
         task.made(len(output.items))
         self.outboxes[output.edge].enqueue(Segment(made, output.items, task, parents))
+
+    def _send_keyed(
+        self, task: Task, runs: list[Run], output: Output, partitions: list[int]
+    ) -> None:
+        shares: dict[int, Share] = {}
+        positions = output.positions or range(len(output.items))
+        for position, partition, item in zip(positions, partitions, output.items, strict=True):
+            share = shares.get(partition)
+            if share is None:
+                share = shares[partition] = Share(partition)
+            share.positions.append(position)
+            share.items.append(item)
+        self._send_shares(task, runs, output.edge, shares.values())
+
+    def _send_shares(
+        self, task: Task, runs: list[Run], edge: int, shares: Iterable["Share"]
+    ) -> None:
+        brancher, outbox = self._branchers[edge], self.outboxes[edge]
+        for share in shares:
+            made, at = [], 0
+            for run, own in _by_run(runs, share.positions):
+                counts = share.counts[at : at + len(own)] if share.counts else None
+                at += len(own)
+                made.append(
+                    brancher.keyed(run, own, share.partition, part=share.part, counts=counts)
+                )
+            task.made(len(share.positions))
+            outbox.enqueue(Segment(made, share.items, task, share.positions))
 
     def open_task(self, portion: Portion, position: int) -> Task:
         """A task for one input whose outputs come one after the other (`yielded`)."""
@@ -306,9 +387,22 @@ class Core:
         parents = [0] * len(items)
         self.outboxes[edge].enqueue(Segment([made], items, task, parents))
 
+    def open_tasks(self, portion: Portion, begin: int, end: int) -> Task:
+        """One task for several inputs whose outputs go to partitions (`yielded_to`)."""
+        return Task(portion.link, portion.first + begin, end - begin)
+
+    def yielded_to(
+        self, task: Task, portion: Portion, begin: int, edge: int, shares: Iterable["Share"]
+    ) -> None:
+        """What the inputs of an open task, from `begin` on, yielded on one keyed edge."""
+        end = begin + task.n
+        whole = begin == 0 and end == portion.n
+        runs = portion.runs if whole else cut_runs(portion.runs, begin, end)
+        self._send_shares(task, runs, edge, shares)
+
     def done(self, task: Task) -> None:
-        """The input of an open task has yielded its last."""
-        self.running -= 1
+        """The inputs of an open task have yielded their last."""
+        self.running -= task.n
         task.returned()
 
     def failed(
@@ -328,22 +422,43 @@ class Core:
 
         mark: where their end is, for the restart; given back as `origin.mark` once settled.
         """
-        task, run = self._source_task(n, born_ns, mark)
+        assert self.origin is not None, "only a source produces"
+        self.produced_at(self.origin, outputs, n, born_ns, mark)
+
+    def produced_at(
+        self, origin: Origin, outputs: Sequence[Output], n: int, born_ns: int, mark: Any
+    ) -> None:
+        """The same at one of several origins: a partition has committed `n` outputs."""
+        first = origin.next
+        run = origin.yielded(n, born_ns, mark)
+        task = Task(origin, first, n)
         for output in outputs:
             self._send_returned(task, [run], output)
         task.returned()
 
-    def produced_bad(self, code: str, error_class: str, error: str, mark: Any) -> None:
-        """A source has yielded one item that cannot go anywhere."""
-        task, _ = self._source_task(1, 0, mark)
+    def produced_bad(
+        self, code: str, error_class: str, error: str, mark: Any, origin: Origin | None = None
+    ) -> None:
+        """A source, or the origin given, has yielded one item that cannot go anywhere."""
+        origin = origin or self.origin
+        assert origin is not None, "only an origin produces"
+        first = origin.next
+        origin.yielded(1, 0, mark)
+        task = Task(origin, first, 1)
         task.failed(0, code, error_class, error)
         task.returned()
 
-    def _source_task(self, n: int, born_ns: int, mark: Any) -> tuple[Task, Run]:
-        assert self.origin is not None, "only a source produces"
-        first = self.origin.next
-        run = self.origin.yielded(n, born_ns, mark)
-        return Task(self.origin, first, n), run
+    # -- anchors -----------------------------------------------------------------------------
+
+    def acquired(self, partition: int, settings: OriginSettings) -> Origin:
+        """This replica owns the partition from now on."""
+        origin = self.partitions[partition] = self._new_origin(settings)
+        return origin
+
+    def committed(self, link: ReceiverLink, first: int, n: int) -> None:
+        """Units of a portion are applied, durably, with everything made from them."""
+        self.running -= n
+        link.settle(first, n)
 
     # -- end ---------------------------------------------------------------------------------
 
@@ -357,7 +472,7 @@ class Core:
 
     def settled(self) -> bool:
         """Nothing is open anywhere in this process."""
-        if self.origin is not None and not self.origin.empty():
+        if any(not origin.empty() for origin in self._origins()):
             return False
         waiting = self.running or self.inbox.parcels
         return not waiting and not any(o.open_units() for o in self.outboxes.values())

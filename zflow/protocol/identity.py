@@ -63,7 +63,7 @@ def place_output(
 
 
 class Brancher:
-    """The fast forms for one free edge of a stage without keyed inputs, with remembered paths.
+    """The fast forms for one edge of a stage without keyed inputs, with remembered paths.
 
     Runs of one origin share their path, so the last few paths answer nearly every question.
     """
@@ -73,6 +73,7 @@ class Brancher:
     def __init__(self, edge: int) -> None:
         self._edge = edge
         self._paths: dict[int, int] = {}
+        self._keyed: dict[tuple[int, int, int], int] = {}
 
     def returned(self, run: Run, positions: list[int] | None) -> Run:
         """The run that a run of inputs becomes when each gives one output (or None)."""
@@ -111,6 +112,42 @@ class Brancher:
             0,
             0,
             list(ordinals) if gaps else None,
+        )
+
+    def keyed(
+        self,
+        run: Run,
+        positions: list[int],
+        partition: int,
+        *,
+        part: int = 0,
+        counts: list[int] | None = None,
+    ) -> Run:
+        """The run of what the inputs at `positions` gave to one partition of a keyed edge.
+
+        counts: how many items each gave, None if one; of yields, those with ordinals (for that
+        partition) from PART_UNITS * part on.
+        """
+        where = (run.path, partition, part)
+        path = self._keyed.get(where)
+        if path is None:
+            if len(self._keyed) >= self._REMEMBERED:
+                self._keyed.clear()
+            path = self._keyed[where] = mix64(run.path, self._edge, partition, part)
+        kept = run.kept(positions) if len(positions) != run.n else run
+        return Run(
+            run.origin,
+            path,
+            run.axis,
+            run.fixed,
+            kept.start,
+            kept.n,
+            run.born_ns,
+            0,
+            0,
+            kept.numbers,
+            partition,
+            counts,
         )
 
     def _remember(self, path: int) -> int:

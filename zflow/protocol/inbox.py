@@ -28,7 +28,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Payload
-from zflow.wire.run import SUSPECT, Run, cut_runs
+from zflow.wire.run import SUSPECT, Run, cut_runs, item_span
 
 STATE_EVERY_S = 0.005
 RETRY_REPLY_S = 0.002  # a reply the socket refused: the connection is being made
@@ -73,16 +73,18 @@ class Parcel:
 
 
 class Portion:
-    """Units taken out of the inbox to be executed now."""
+    """Units taken out of the inbox to be executed now; `items` of one after the other."""
 
     __slots__ = ("first", "items", "link", "n", "runs")
 
-    def __init__(self, link: "ReceiverLink", first: int, runs: list[Run], items: list[Any]) -> None:
+    def __init__(
+        self, link: "ReceiverLink", first: int, n: int, runs: list[Run], items: list[Any]
+    ) -> None:
         self.link = link
         self.first = first
+        self.n = n
         self.runs = runs
         self.items = items
-        self.n = len(items)
 
 
 class ReceiverLink:
@@ -166,6 +168,7 @@ class Inbox:
         self.window = Window(max_items=settings.window_items)
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
+        self.watermarks: dict[int, int] = {}  # the highest known low mark of each origin (R7)
         self.executing_since_s: float | None = None
         self.stale_frames = 0
         self._tokens: dict[int, ReceiverLink] = {}
@@ -250,11 +253,19 @@ class Inbox:
             return
         link.refusals = 0
         link.seen(frame.version_seen)
+        self._raise_watermarks(frame.watermarks)
         if frame.next > link.next:
             self._reset(link, "gap")
             return
         link.ended = frame.ended  # believed only behind everything that was sent
         self._state(link, now_s)
+
+    def _raise_watermarks(self, marks: list[int]) -> None:
+        known = self.watermarks
+        for at in range(0, len(marks), 2):
+            origin, low = marks[at], marks[at + 1]
+            if low > known.get(origin, -1):
+                known[origin] = low
 
     def on_bye(self, frame: Frame) -> None:
         """The sender is through."""
@@ -323,7 +334,8 @@ class Inbox:
         link = parcel.link
         items, runs, share = parcel.items, parcel.runs, parcel.size_bytes
         if end - begin != parcel.n:
-            items = items[begin:end]
+            first, last = item_span(runs, begin, end)
+            items = items[first:last]
             runs = cut_runs(runs, begin, end)
             share = share * end // parcel.n - share * begin // parcel.n
         parcel.taken = end
@@ -334,7 +346,7 @@ class Inbox:
             link.changed_s = now_s
         if link.credit.free(end - begin, share):
             self._state(link, now_s)
-        return Portion(link, parcel.first + begin, runs, items)
+        return Portion(link, parcel.first + begin, end - begin, runs, items)
 
     def ended(self, expected: int) -> bool:
         """All `expected` upstream links exist and have said that nothing more is queued."""

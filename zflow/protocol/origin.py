@@ -69,7 +69,7 @@ class Origin:
         ticket = self._new_ticket()
         self.burying[ticket] = first
         run = Run(self.origin, 0, OSEQ, 0, first, 1)
-        self._act(Bury(ticket, self._stage, "", run, None, 1, code, error_class, error, False))
+        self._act(Bury(ticket, self._stage, "", run, [], 1, code, error_class, error, False))
 
     def buried(self, ticket: int) -> None:
         """The dead-letter store has committed the item."""

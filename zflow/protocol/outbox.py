@@ -7,7 +7,7 @@ Dispatch is by free credit relative to the window, never round-robin (F5).
 
 import heapq
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,7 @@ class EdgeSettings:
     backoff_s: float = 0.1
     max_crashes: int = 3
     on_error: str = "dead_letter"
+    partitions: int = 0  # of a keyed edge; 0 on a free one, whose units any slot may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,18 @@ def _unreadable(segment: Segment) -> bool:
     return segment.items is not None and isinstance(segment.items[0], Unreadable)
 
 
+Watermarks = Callable[[], Iterable[tuple[int, int]]]
+
+
 class Chance(Protocol):
     """Where jitter comes from: `random.Random`, seeded by whoever owns the core."""
 
     def random(self) -> float:
         """A number in [0, 1)."""
+
+
+def _items(sent: Sent) -> int:
+    return sum(run.items for segment in sent.segments for run in segment.runs)
 
 
 class Outbox:
@@ -74,11 +82,12 @@ class Outbox:
         new_token: Callable[[], int],
         new_ticket: Callable[[], int],
         random: Chance,
+        watermarks: Watermarks = tuple,
     ) -> None:
         self.settings = settings
         self.ledger = EdgeLedger()
         self.links = [
-            SenderLink((settings.edge, slot), self, identity, act, new_token)
+            SenderLink((settings.edge, slot), self, identity, act, new_token, watermarks)
             for slot in settings.targets
         ]
         self.queue: deque[Segment] = deque()
@@ -98,10 +107,11 @@ class Outbox:
     def enqueue(self, segment: Segment) -> None:
         """New outputs, at the end of the queue. The caller has counted them in their task."""
         self.queued += segment.n
+        queue = self._queue_of(segment)
         if self.suspects:
-            self.queue.extend(self._sorted_out(segment))
+            queue.extend(self._sorted_out(segment))
         else:
-            self.queue.append(segment)
+            queue.append(segment)
 
     def returned(self, segments: list[Segment], reason: str) -> None:
         """Units a link gave back, to the front of the queue in send order (R10)."""
@@ -118,9 +128,18 @@ class Outbox:
             back.extend(self._sorted_out(segment.marked(flags=RESENT)))
         self._to_front(back)
 
+    def _queue_of(self, segment: Segment) -> deque[Segment]:
+        """Where the segment waits: one queue for all, whoever has room takes from it."""
+        del segment
+        return self.queue
+
+    def _queues(self) -> Sequence[deque[Segment]]:
+        return (self.queue,)
+
     def _to_front(self, segments: Sequence[Segment]) -> None:
-        self.queue.extendleft(reversed(segments))
-        self.queued += sum(segment.n for segment in segments)
+        for segment in reversed(segments):
+            self._queue_of(segment).appendleft(segment)
+            self.queued += segment.n
 
     def _sorted_out(self, segment: Segment) -> list[Segment]:
         """The segment cut so that suspected units are apart from the others."""
@@ -139,10 +158,11 @@ class Outbox:
         """A receiver died executing these units: wherever they are, they run alone from now on."""
         if not crash.runs or not self.suspects.accuse(crash):
             return
-        queued = list(self.queue)
-        self.queue.clear()
-        for segment in queued:
-            self.queue.extend(self._sorted_out(segment))
+        for queue in self._queues():
+            queued = list(queue)
+            queue.clear()
+            for segment in queued:
+                queue.extend(self._sorted_out(segment))
 
     # -- what leaves -------------------------------------------------------------------------
 
@@ -165,8 +185,10 @@ class Outbox:
         """Send what credit allows; what is due for its next attempt goes first."""
         if self.retrying and self.retrying[0][0] <= now_s:
             self._retry_due(now_s)
-        if not self.queue:
-            return
+        if self.queued:
+            self._dispatch(now_s)
+
+    def _dispatch(self, now_s: float) -> None:
         ready = [link for link in self.links if link.room() > 0]
         share = -(-self.queued // max(1, len(ready)))  # what there is, spread over all of them
         while self.queue and ready:
@@ -175,7 +197,7 @@ class Outbox:
             if room <= 0:
                 ready.remove(link)
                 continue
-            segments = self._take(min(room, share, self._message_items(link)))
+            segments = self._take(self.queue, min(room, share, self._message_items(link)))
             if segments:
                 self._send(link, segments, now_s)
 
@@ -193,15 +215,15 @@ class Outbox:
             return MAX_MESSAGE_ITEMS
         return max(1, int(size_bytes / self.item_bytes))
 
-    def _take(self, n: int) -> list[Segment]:
+    def _take(self, queue: deque[Segment], n: int) -> list[Segment]:
         """At most `n` units from the front, all suspect or none; the guilty are buried here."""
         taken: list[Segment] = []
-        while n > 0 and self.queue:
-            segment = self.queue[0]
+        while n > 0 and queue:
+            segment = queue[0]
             if segment.suspect:
                 if taken and not taken[0].suspect:
                     break
-                if self._bury_guilty(segment):
+                if self._bury_guilty(queue, segment):
                     continue
             elif taken and taken[0].suspect:
                 break
@@ -210,26 +232,26 @@ class Outbox:
                     break
                 n = 1
             if segment.n > n:
-                self.queue[0] = segment.part(n, segment.n)
+                queue[0] = segment.part(n, segment.n)
                 segment = segment.part(0, n)
             else:
-                self.queue.popleft()
+                queue.popleft()
             self.queued -= segment.n
             n -= segment.n
             taken.append(segment)
         return taken
 
-    def _bury_guilty(self, segment: Segment) -> bool:
+    def _bury_guilty(self, queue: deque[Segment], segment: Segment) -> bool:
         """Take the first guilty unit out of the suspect segment at the head of the queue."""
         position = 0
         for run in segment.runs:
             for unit in run.units():
                 verdict = self.suspects.verdict(unit)
                 if verdict is not None:
-                    self.queue.popleft()
+                    queue.popleft()
                     rest = [(0, position), (position + 1, segment.n)]
                     parts = [segment.part(a, b) for a, b in rest if a < b]
-                    self.queue.extendleft(reversed(parts))
+                    queue.extendleft(reversed(parts))
                     self.queued -= 1
                     self.ledger.sent += 1
                     self._give_up_guilty(segment.part(position, position + 1), verdict)
@@ -242,7 +264,7 @@ class Outbox:
         items = segments[0].items if len(segments) == 1 else None
         if items is None:
             items = [item for segment in segments for item in segment.items or ()]
-        n = len(items)
+        n = segments[0].n if len(segments) == 1 else sum(segment.n for segment in segments)
         try:
             payload = self._codec.encode(items)
             if payload.size_bytes > MAX_FRAME_BYTES and n == 1:
@@ -271,7 +293,7 @@ class Outbox:
     def _halve(self, link: SenderLink, segments: list[Segment], n: int, now_s: float) -> None:
         """Put the units back and send the first half; a unit alone always goes or is refused."""
         self._to_front(segments)
-        half = self._take(max(1, n // 2))
+        half = self._take(self._queue_of(segments[0]), max(1, n // 2))
         if half and link.room() > 0:
             self._send(link, half, now_s)
         else:
@@ -356,7 +378,7 @@ class Outbox:
                 self.settings.stage,
                 self.settings.label,
                 run,
-                None if _unreadable(segment) or not segment.items else segment.items[0],
+                [] if _unreadable(segment) else segment.items or [],
                 attempts,
                 nack.code,
                 nack.error_class,
@@ -388,11 +410,11 @@ class Outbox:
     def items_of(self, sent: Sent) -> list[Any]:
         """The items of a message; UNREADABLE for each if even its maker cannot read it."""
         if sent.payload is None:
-            return [None] * sent.n
+            return [None] * _items(sent)
         try:
             return self._codec.decode(sent.payload)
         except DecodeError as error:
-            return [Unreadable(str(error))] * sent.n
+            return [Unreadable(str(error))] * _items(sent)
 
     # -- time --------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from zflow.protocol.task import Task
-from zflow.wire.run import SINGLE, SUSPECT, Run, cut_runs
+from zflow.wire.run import SINGLE, SUSPECT, Run, cut_runs, item_span
 
 
 class Segment:
     """Consecutive outputs of one task on one edge.
 
-    items: one per unit; None once they are encoded in a message.
+    items: of its units, one after the other; None once they are encoded in a message.
     parents: for each unit, the position of its input in the task.
     """
 
@@ -38,7 +38,8 @@ class Segment:
     def part(self, begin: int, end: int, items: list[Any] | None = None) -> "Segment":
         """Units [begin, end); `items` if the segment's own are gone."""
         if items is None and self.items is not None:
-            items = self.items[begin:end]
+            first, last = item_span(self.runs, begin, end)
+            items = self.items[first:last]
         return Segment(cut_runs(self.runs, begin, end), items, self.task, self.parents[begin:end])
 
     def marked(self, *, attempt: int | None = None, flags: int = 0) -> "Segment":

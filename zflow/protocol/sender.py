@@ -15,7 +15,7 @@ another token change nothing (I9); the only thing that sends again is `recover` 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
@@ -38,6 +38,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Payload
+from zflow.wire.run import item_span
 
 HEARTBEAT_S = 1.0
 LOST_S = 10.0
@@ -106,7 +107,10 @@ class Queue(Protocol):
 
 
 class SenderLink:
-    """From one edge of this process to one downstream slot. One thread at a time owns it."""
+    """From one edge of this process to one downstream slot. One thread at a time owns it.
+
+    watermarks: (origin, low) of all that may come over this link, asked for at each heartbeat (R7).
+    """
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class SenderLink:
         identity: Identity,
         act: Callable[[Action], None],
         new_token: Callable[[], int],
+        watermarks: Callable[[], Iterable[tuple[int, int]]] = tuple,
     ) -> None:
         self.key = key
         self.state = LinkState.DOWN
@@ -133,6 +138,7 @@ class SenderLink:
         self._identity = identity
         self._act = act
         self._new_token = new_token
+        self._watermarks = watermarks
         self._acked = IntervalSet()
         self._due_s = 0.0
         self._backoff = 0
@@ -330,12 +336,14 @@ class SenderLink:
         if sent.items is None:
             sent.items = self._queue.items_of(sent)
         items = sent.items
+        runs = [run for segment in sent.segments for run in segment.runs]
         parts = []
         at = sent.first
         for segment in sent.segments:
             low, high = max(begin, at), min(end, at + segment.n)
             if low < high:
-                own = items[low - sent.first : high - sent.first]
+                first, last = item_span(runs, low - sent.first, high - sent.first)
+                own = items[first:last]
                 parts.append(segment.part(low - at, high - at, own))
             at += segment.n
         return parts
@@ -377,6 +385,7 @@ class SenderLink:
     def heartbeat(self, now_s: float) -> None:
         """Say how far the link has gone; the answer repeats whatever STATE was lost (R3)."""
         me = self._identity
+        marks = [number for pair in self._watermarks() for number in pair]
         frame = Heartbeat(
             self.token,
             self.next,
@@ -386,6 +395,7 @@ class SenderLink:
             me.slot,
             me.incarnation,
             me.ack_endpoint,
+            marks,
         )
         self._act(Send(self.key, frame))
         self._due_s = now_s + HEARTBEAT_S

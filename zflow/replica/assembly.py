@@ -10,6 +10,7 @@ from random import Random
 from typing import Any
 
 from zflow.config import parse_parameters
+from zflow.declared.model import Declared
 from zflow.errors import InternalError
 from zflow.hashing import text_hash64
 from zflow.ids import Slot, new_token
@@ -28,7 +29,6 @@ from zflow.replica.worker import BatchSinkWorker, Bench, StageWorker, Worker, Yi
 from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.positions import Position
-from zflow.topology import Declared
 from zflow.wire.codec import PickleCodec, load_item
 from zflow.wire.control import REDRIVE, RunConfig, StageConfig
 from zflow.wire.data import Crash

@@ -95,6 +95,7 @@ class Heartbeat(Frame):
     """Sender -> receiver, once a second: how far the link has gone; answered with STATE.
 
     It says who asks, so that a receiver that does not know the token can answer RESET.
+    watermarks: origin, low, origin, low, ...; what is below its origin's low is settled (R7).
     """
 
     next: int
@@ -104,6 +105,7 @@ class Heartbeat(Frame):
     sender: str
     incarnation: int
     ack_endpoint: str
+    watermarks: list[int] = []
 
 
 class Bye(Frame):
@@ -232,6 +234,8 @@ def _decode(header: bytes) -> tuple[Frame, int]:
         _check_data(frame)
     elif type(frame) is Welcome:
         _check_crashes(frame.crashes)
+    elif type(frame) is Heartbeat and len(frame.watermarks) % 2:
+        raise ProtocolError("a watermark is an origin and its low mark")
     return frame, end
 
 
@@ -239,8 +243,8 @@ def _check_data(data: Data) -> None:
     """Refuse counts that do not add up, before anyone reserves memory for them."""
     units = 0
     for run in data.runs:
-        if run.numbers is not None:
-            _check_numbers(run, run.numbers)
+        if run.numbers is not None or run.counts is not None:
+            _check_columns(run)
         units += run.n
     if units != data.n:
         raise ProtocolError(f"DATA names {data.n} units and its runs hold {units}")
@@ -250,18 +254,21 @@ def _check_data(data: Data) -> None:
         raise ProtocolError(f"DATA names {len(data.sizes)} parts; 1 to {MAX_BUFFERS + 1} may be")
 
 
-def _check_numbers(run: Run, numbers: list[int]) -> None:
-    if len(numbers) != run.n or numbers[0] != run.start:
-        raise ProtocolError(f"a run of {run.n} units with a column that is not its own")
-    if numbers != sorted(numbers) or len(set(numbers)) != run.n:
-        raise ProtocolError("the numbers of a run rise; these do not")
+def _check_columns(run: Run) -> None:
+    numbers, counts = run.numbers, run.counts
+    if numbers is not None:
+        if len(numbers) != run.n or numbers[0] != run.start:
+            raise ProtocolError(f"a run of {run.n} units with a column that is not its own")
+        if numbers != sorted(numbers) or len(set(numbers)) != run.n:
+            raise ProtocolError("the numbers of a run rise; these do not")
+    if counts is not None and (len(counts) != run.n or min(counts) < 1):
+        raise ProtocolError(f"a run of {run.n} units with counts of items that are not its own")
 
 
 def _check_crashes(crashes: list[Crash]) -> None:
     """Whoever is told of a death looks at every unit in it, so there is a limit."""
     for crash in crashes:
         for run in crash.runs:
-            if run.numbers is not None:
-                _check_numbers(run, run.numbers)
+            _check_columns(run)
     if sum(run.n for crash in crashes for run in crash.runs) > MAX_CRASH_UNITS:
         raise ProtocolError(f"crash reports name more than {MAX_CRASH_UNITS} units")

@@ -2,9 +2,10 @@
 
 Decides how units are numbered and cut. Never looks at an item.
 
-A unit is `(origin, oseq, path, index)`. The units of a run share origin, path and attempt and lie
-along one axis: OSEQ (index is `fixed`) or INDEX (oseq is `fixed`). Their numbers are
-`start, start + 1, ...` or, where filters left gaps, the column `numbers`.
+A unit is `(origin, oseq, path, index)`. The units of a run share origin, path, partition and
+attempt and lie along one axis: OSEQ (index is `fixed`) or INDEX (oseq is `fixed`). Their numbers
+are `start, start + 1, ...` or, where filters left gaps, the column `numbers`. A unit holds one
+item, or as many as the column `counts` says: what one input gives to a partition stays together.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ INDEX = 1
 SUSPECT = 1  # executing when its process died: runs alone, unit by unit
 RESENT = 2  # an earlier copy may have been taken by a receiver that is gone
 SINGLE = 4  # travels in a message of its own: in another it could not be read
+
+FREE = -1  # the partition of what any replica may take
 
 Unit = tuple[int, int, int, int]  # origin, oseq, path, index
 
@@ -38,26 +41,40 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     attempt: int = 0
     flags: int = 0
     numbers: list[int] | None = None
+    partition: int = FREE
+    counts: list[int] | None = None
+
+    @property
+    def items(self) -> int:
+        """How many items its units hold together."""
+        return self.n if self.counts is None else sum(self.counts)
 
     def cut(self, begin: int, end: int) -> "Run":
         """The units [begin, end) of this run, by position."""
-        numbers = self.numbers
+        numbers, counts = self.numbers, self.counts
         if numbers is not None:
             numbers = numbers[begin:end]
             start = numbers[0]
         else:
             start = self.start + begin
-        return self.renewed(start=start, n=end - begin, numbers=numbers)
+        if counts is not None:
+            counts = counts[begin:end]
+        return self.renewed(start=start, n=end - begin, numbers=numbers, counts=counts)
 
     def kept(self, positions: list[int]) -> "Run":
-        """Only the units at `positions` (not empty); their numbers stay what they were."""
+        """Only the units at `positions` (not empty); their numbers stay what they were.
+
+        Of units of one item: only those are ever chosen from.
+        """
         start, known = self.start, self.numbers
         numbers = [known[p] for p in positions] if known else [start + p for p in positions]
         if numbers[-1] - numbers[0] == len(numbers) - 1:
             return self.renewed(start=numbers[0], n=len(numbers), numbers=None)
         return self.renewed(start=numbers[0], n=len(numbers), numbers=numbers)
 
-    def renewed(self, *, start: int, n: int, numbers: list[int] | None) -> "Run":
+    def renewed(
+        self, *, start: int, n: int, numbers: list[int] | None, counts: list[int] | None = None
+    ) -> "Run":
         """The same series with other numbers."""
         return Run(
             self.origin,
@@ -70,6 +87,8 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
             self.attempt,
             self.flags,
             numbers,
+            self.partition,
+            counts,
         )
 
     def marked(self, *, attempt: int, flags: int) -> "Run":
@@ -85,6 +104,8 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
             attempt,
             flags,
             self.numbers,
+            self.partition,
+            self.counts,
         )
 
     def number(self, position: int) -> int:
@@ -117,3 +138,19 @@ def cut_runs(runs: list[Run], begin: int, end: int) -> list[Run]:
         if at >= end:
             break
     return parts
+
+
+def item_span(runs: list[Run], begin: int, end: int) -> tuple[int, int]:
+    """Which items, counted through all of `runs`, the units [begin, end) hold."""
+    for run in runs:
+        if run.counts is not None:
+            break
+    else:  # nearly always
+        return begin, end
+    first = last = at = 0
+    for run in runs:
+        counts = run.counts or [1] * run.n
+        first += sum(counts[: max(begin - at, 0)])
+        last += sum(counts[: max(end - at, 0)])
+        at += run.n
+    return first, last

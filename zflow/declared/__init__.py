@@ -1,0 +1,1 @@
+"""A topology as frozen data, and what can be told from it alone."""

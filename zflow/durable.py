@@ -1,0 +1,36 @@
+"""`DurableStage`: what a stage with keyed state on disk derives from.
+
+Decides what a user sees of it. Never opens a file: a running stage gets its `state` from its
+replica, anywhere else (in a test) it is a plain dict.
+"""
+
+from collections.abc import MutableMapping
+from typing import Any
+
+
+class _PlainState:
+    """`state` of an instance that nobody runs: a dict of its own, made when first asked for."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        return vars(instance).setdefault("state", {})
+
+
+class DurableStage:
+    """A stage whose `self.state` and outputs are as if each item had been processed once.
+
+    Write `process(item)`, which returns or yields like any stage, and, if you like, `open()`,
+    `close()` and `finish()`. What an item changes in `self.state` and what it gives are committed
+    together, and only then is the item acknowledged. `finish()` runs once per partition, when all
+    sources have ended and everything before this stage is settled; what it returns or yields is
+    sent once, too.
+
+    `self.state` is a mapping from any hashable to anything that can be pickled. With `key=` on the
+    edges into the stage, each key belongs to one partition, each partition to one replica, and
+    `self.state` shows only the partition of the item in hand: the usual mistake is to read another
+    key's entry. Attributes of the instance are not kept.
+    """
+
+    state: MutableMapping[Any, Any] = _PlainState()  # type: ignore[assignment]
+    context: Any
