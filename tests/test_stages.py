@@ -11,8 +11,8 @@ import cloudpickle
 import pytest
 
 from zflow import emit, sink, source, stage
-from zflow.errors import ConfigError
 from zflow.durable import DurableStage
+from zflow.errors import ConfigError
 from zflow.shapes import EMPTY
 from zflow.stages import StageDecl, StageOptions, declaration_of
 
