@@ -1,0 +1,1 @@
+"""Sinks to derive from, and the contract that any sink keeps."""
