@@ -375,7 +375,7 @@ class Core:
         ordinals: list[int] | range,
         items: list[Any],
     ) -> None:
-        """Some of what one input yielded on one edge; `ordinals` count all of its yields."""
+        """Some of what one input yielded on one free edge; `ordinals` count all of its yields."""
         runs = portion.runs
         at = 0
         for run in runs:
@@ -384,7 +384,7 @@ class Core:
             at += run.n
         made = self._branchers[edge].yielded(run, position - at, ordinals)
         task.made(len(items))
-        parents = [0] * len(items)
+        parents = [portion.first + position - task.first] * len(items)
         self.outboxes[edge].enqueue(Segment([made], items, task, parents))
 
     def open_tasks(self, portion: Portion, begin: int, end: int) -> Task:

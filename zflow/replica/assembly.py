@@ -25,7 +25,8 @@ from zflow.replica.context import Context
 from zflow.replica.emit import Emitter, Route
 from zflow.replica.source import SourceWorker
 from zflow.replica.userside import UserCode, build, source_begin
-from zflow.replica.worker import BatchSinkWorker, Bench, StageWorker, Worker, YieldWorker
+from zflow.replica.worker import BatchSinkWorker, Bench, StageWorker, Worker
+from zflow.replica.yields import YieldWorker
 from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.positions import Position

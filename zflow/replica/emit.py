@@ -1,7 +1,7 @@
 """From what user code gave to what goes out on which edge.
 
-Decides routing (`output=`, `when=`, nothing for None) and what must be copied at once, before user
-code runs again. On the usual path it looks at the set of types of a slice, never at single items.
+Decides routing (`output=`, `when=`, `key=`, nothing for None) and what must be copied at once,
+before user code runs again. On the usual path it looks at the set of types of a slice, never at single items.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -10,6 +10,7 @@ from types import GeneratorType
 from typing import Any
 
 from zflow.errors import StageError
+from zflow.hashing import stable_hash
 from zflow.protocol.core import Output
 from zflow.stages import Emit
 from zflow.wire.codec import holds_writable_buffer, snapshot
@@ -25,10 +26,37 @@ class Route:
     edge: int
     output: str | None
     when: Callable[[Any], object] | None
+    keyed: "Keying | None" = None
+
+
+class Keying:
+    """To which partition an item belongs: the hash of its key, the same everywhere.
+
+    key: None where all belong to partition 0.
+    """
+
+    _REMEMBERED = 65_536
+
+    def __init__(self, key: Callable[[Any], Any] | None, partitions: int) -> None:
+        self._key = key
+        self._partitions = partitions
+        self._known: dict[Any, int] = {}
+
+    def partition(self, item: Any) -> int:
+        """Raises what the user's `key=` raises, and TypeError for what cannot be a key."""
+        if self._key is None:
+            return 0
+        key = self._key(item)
+        found = self._known.get(key)  # equal keys have equal hashes, and one partition
+        if found is None:
+            if len(self._known) >= self._REMEMBERED:
+                self._known.clear()
+            found = self._known[key] = stable_hash(key) % self._partitions
+        return found
 
 
 class WhenError(Exception):
-    """The user's `when=` raised for the output at `position`; the cause is the user's error."""
+    """The user's `when=` or `key=` raised for the output at `position`; the cause is its error."""
 
     def __init__(self, position: int) -> None:
         super().__init__(position)
@@ -40,7 +68,9 @@ class Emitter:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
-        self._plain = all(r.output is None and r.when is None for r in routes)
+        self._plain = all(
+            route.output is None and route.when is None and route.keyed is None for route in routes
+        )
         self._uncopied: set[type] = set(_IMMUTABLE)
         self._copied: set[type] = set()
 
@@ -112,8 +142,20 @@ class Emitter:
                 continue
             positions.append(position)
             chosen.append(item)
+        partitions = None
+        if route.keyed is not None:
+            partitions = _partitions(route.keyed, positions, chosen)
         whole = len(positions) == len(items)
-        return Output(route.edge, None if whole else positions, chosen)
+        return Output(route.edge, None if whole else positions, chosen, partitions)
+
+
+def _partitions(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:
+    found: list[int] = []
+    try:
+        found.extend(map(keyed.partition, items))
+    except Exception as error:
+        raise WhenError(positions[len(found)]) from error
+    return found
 
 
 def _ask(when: Callable[[Any], object], item: Any, position: int) -> bool:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from zflow.clock import Clock
 from zflow.errors import StageError
 from zflow.protocol.inbox import Portion
-from zflow.protocol.task import Task
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
 from zflow.replica.emit import Emitter, WhenError
@@ -24,7 +23,6 @@ from zflow.state.latency import bucket_of
 SLICE_NS = 2_000_000
 WRITE_NS = 20_000_000  # of one call of `write`: what it costs to commit is paid once
 MAX_SLICE_ITEMS = 8192
-STREAM_ITEMS = 1024  # outputs of one input kept back before they may leave early
 MAX_RUNS_PER_SLICE = 512  # what the black box can name
 MAX_TRACEBACK_CHARS = 4000
 
@@ -235,94 +233,3 @@ class BatchSinkWorker(StageWorker):
                 return error
             results.append(None)
         return None
-
-
-class YieldWorker(StageWorker):
-    """Generator functions: any number of outputs per input, streamed when there are many.
-
-    A generator that is suspended between slices keeps the rest of its portion waiting.
-    """
-
-    _portion: Portion | None = None
-    _position = 0
-    _generator: Iterator[Any] | None = None
-    _task: Task | None = None
-    _ordinal = 0
-
-    def slice(self) -> bool:
-        """Continue a suspended generator first."""
-        if self._portion is None:
-            return super().slice()
-        bench = self.bench
-        if bench.reactor.core.full():
-            return False
-        began_ns = bench.clock.now_ns()
-        portion = self._portion
-        rest = portion.runs  # the whole portion: the ones before are settled or waiting
-        bench.black_box.enter(rest, alone=portion.n == 1, now_ns=began_ns)
-        bench.entered(True)
-        self._run(portion)
-        bench.entered(False)
-        bench.black_box.leave()
-        with bench.reactor.lock:
-            bench.counters.busy_ns += bench.clock.now_ns() - began_ns
-            bench.reactor.flush()
-        return True
-
-    def _take(self, now_ns: int) -> Portion | None:
-        return None if self._portion is not None else super()._take(now_ns)
-
-    def _run(self, portion: Portion) -> None:
-        self._portion = portion
-        while self._position < portion.n:
-            if not self._run_one(portion, self._position):
-                return  # suspended
-            self._position += 1
-        self._portion = None
-        self._position = 0
-
-    def _run_one(self, portion: Portion, position: int) -> bool:
-        """One input to its end; False if it stopped between two outputs to let others work."""
-        task = self._task or self.bench.reactor.core.open_task(portion, position)
-        try:
-            if self._generator is None:
-                self.bench.context.at(portion, position)
-                self._generator = iter(self._call(portion.items[position]))
-            items: list[Any] = []
-            self.bench.emitter.gather(itertools.islice(self._generator, STREAM_ITEMS), items.append)
-            outputs = self.bench.emitter.route(items)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
-            self._fail_open(portion, position, error)
-            return True
-        core = self.bench.reactor.core
-        with self.bench.reactor.lock:
-            for output in outputs:
-                if output.items:
-                    ordinals = self._ordinals(output.positions, len(output.items))
-                    core.yielded(task, portion, position, output.edge, ordinals, output.items)
-            if len(items) < STREAM_ITEMS:
-                core.done(task)
-        if len(items) < STREAM_ITEMS:
-            self.bench.counters.processed += 1
-            self._generator, self._task, self._ordinal = None, None, 0
-            return True
-        self._task = task
-        self._ordinal += len(items)
-        return False
-
-    def _ordinals(self, positions: list[int] | None, n: int) -> list[int] | range:
-        if positions is None:
-            return range(self._ordinal, self._ordinal + n)
-        return [self._ordinal + position for position in positions]
-
-    def _fail_open(self, portion: Portion, position: int, error: BaseException) -> None:
-        if isinstance(error, WhenError):
-            error = error.__cause__ or error
-        if self._task is None:
-            self._fail(portion, position, error)
-        else:
-            code = "error" if isinstance(error, self._retry_on) else "final"
-            self.bench.counters.errors += 1
-            with self.bench.reactor.lock:
-                self.bench.reactor.core.failed_open(self._task, code, *describe(error))
-        self._generator, self._task, self._ordinal = None, None, 0

@@ -1,0 +1,203 @@
+"""Runs generator stages: any number of outputs per input, streamed when there are many.
+
+Decides when outputs leave: those of a stretch of inputs together, so that what goes to one
+partition travels as one run; those of an input that yields very many before it has ended.
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from zflow.protocol.core import Output
+from zflow.protocol.inbox import Portion
+from zflow.protocol.task import Task
+from zflow.replica.emit import WhenError
+from zflow.replica.scatter import Scatter
+from zflow.replica.worker import StageWorker, describe
+
+STREAM_ITEMS = 1024  # outputs of one input kept back before they may leave early
+
+
+class _Stream:
+    """An input whose outputs leave while its generator goes on."""
+
+    def __init__(self, task: Task, made: Iterator[Any]) -> None:
+        self.task = task
+        self.made = made
+        self.ordinal = 0
+        self.scatters: dict[int, Scatter] = {}
+
+
+class YieldWorker(StageWorker):
+    """A generator that is suspended between slices keeps the rest of its portion waiting."""
+
+    _portion: Portion | None = None
+    _position = 0
+    _stream: _Stream | None = None
+
+    def slice(self) -> bool:
+        """Continue a suspended generator first."""
+        if self._portion is None:
+            return super().slice()
+        bench = self.bench
+        if bench.reactor.core.full():
+            return False
+        began_ns = bench.clock.now_ns()
+        portion = self._portion
+        rest = portion.runs  # the whole portion: the ones before are settled or waiting
+        bench.black_box.enter(rest, alone=portion.n == 1, now_ns=began_ns)
+        bench.entered(True)
+        self._run(portion)
+        bench.entered(False)
+        bench.black_box.leave()
+        with bench.reactor.lock:
+            bench.counters.busy_ns += bench.clock.now_ns() - began_ns
+            bench.reactor.flush()
+        return True
+
+    def _take(self, now_ns: int) -> Portion | None:
+        return None if self._portion is not None else super()._take(now_ns)
+
+    def _run(self, portion: Portion) -> None:
+        self._portion = portion
+        while self._position < portion.n:
+            going_on = self._go_on(portion) if self._stream is not None else self._stretch(portion)
+            if not going_on:
+                return  # suspended
+        self._portion = None
+        self._position = 0
+
+    def _stretch(self, portion: Portion) -> bool:
+        """Inputs until one fails, streams, or is the last; then all of them leave together."""
+        done: list[list[Output]] = []
+        begin = self._position
+        error: BaseException | None = None
+        for position in range(begin, portion.n):
+            try:
+                made, outputs, ended = self._first_of(portion, position)
+            except (Exception, SystemExit) as raised:  # noqa: BLE001 - the user's function
+                error = raised
+                break
+            if not ended:
+                self._leave(portion, begin, done)
+                self._position = position
+                self._begin_stream(portion, position, made, outputs)
+                return False
+            done.append(outputs)
+        self._leave(portion, begin, done)
+        self._position = begin + len(done)
+        if error is not None:
+            cause = error.__cause__ if isinstance(error, WhenError) else None
+            self._fail(portion, self._position, cause or error)
+            self._position += 1
+        return True
+
+    def _first_of(
+        self, portion: Portion, position: int
+    ) -> tuple[Iterator[Any], list[Output], bool]:
+        """The generator of one input, its first outputs, and whether these are all."""
+        self.bench.context.at(portion, position)
+        made = iter(self._call(portion.items[position]))
+        items: list[Any] = []
+        self.bench.emitter.gather(itertools.islice(made, STREAM_ITEMS), items.append)
+        return made, self.bench.emitter.route(items), len(items) < STREAM_ITEMS
+
+    def _leave(self, portion: Portion, begin: int, done: list[list[Output]]) -> None:
+        """Outputs of some inputs that have yielded their last, in one task."""
+        if not done:
+            return
+        core = self.bench.reactor.core
+        scatters: dict[int, Scatter] = {}
+        with self.bench.reactor.lock:
+            task = core.open_tasks(portion, begin, begin + len(done))
+            for at, outputs in enumerate(done):
+                self._hand_over(task, portion, begin + at, outputs, 0, scatters)
+            for scatter in scatters.values():
+                core.yielded_to(task, portion, begin, scatter.edge, scatter.take(full=False))
+            core.done(task)
+        self.bench.counters.processed += len(done)
+
+    def _hand_over(
+        self,
+        task: Task,
+        portion: Portion,
+        position: int,
+        outputs: list[Output],
+        ordinal: int,
+        scatters: dict[int, Scatter],
+    ) -> None:
+        """Some of what one input yielded, from that ordinal on. Under the lock."""
+        at = portion.first + position - task.first
+        for output in outputs:
+            if output.partitions is not None:
+                scatter = scatters.setdefault(output.edge, Scatter(output.edge))
+                if ordinal == 0:
+                    scatter.begin()
+                scatter.add(at, output)
+            elif output.items:
+                ordinals = _ordinals(ordinal, output)
+                core = self.bench.reactor.core
+                core.yielded(task, portion, position, output.edge, ordinals, output.items)
+
+    # -- streams -----------------------------------------------------------------------------
+
+    def _begin_stream(
+        self, portion: Portion, position: int, made: Iterator[Any], outputs: list[Output]
+    ) -> None:
+        with self.bench.reactor.lock:
+            task = self.bench.reactor.core.open_task(portion, position)
+        self._stream = _Stream(task, made)
+        self._send_stream(portion, outputs, STREAM_ITEMS, ended=False)
+
+    def _go_on(self, portion: Portion) -> bool:
+        """The next outputs of the suspended generator; False if there may be more."""
+        stream = self._stream
+        assert stream is not None, "only a stream goes on"
+        items: list[Any] = []
+        try:
+            self.bench.context.at(portion, self._position)
+            self.bench.emitter.gather(itertools.islice(stream.made, STREAM_ITEMS), items.append)
+            outputs = self.bench.emitter.route(items)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
+            self._fail_stream(stream, error)
+            return True
+        self._send_stream(portion, outputs, len(items), ended=len(items) < STREAM_ITEMS)
+        return self._stream is None
+
+    def _send_stream(
+        self, portion: Portion, outputs: list[Output], n: int, *, ended: bool
+    ) -> None:
+        stream, core = self._stream, self.bench.reactor.core
+        assert stream is not None, "only a stream sends"
+        with self.bench.reactor.lock:
+            self._hand_over(
+                stream.task, portion, self._position, outputs, stream.ordinal, stream.scatters
+            )
+            for scatter in stream.scatters.values():
+                shares = scatter.take(full=not ended)
+                core.yielded_to(stream.task, portion, self._position, scatter.edge, shares)
+            if ended:
+                core.done(stream.task)
+        stream.ordinal += n
+        if ended:
+            self.bench.counters.processed += 1
+            self._end_stream()
+
+    def _fail_stream(self, stream: _Stream, error: BaseException) -> None:
+        if isinstance(error, WhenError):
+            error = error.__cause__ or error
+        code = "error" if isinstance(error, self._retry_on) else "final"
+        self.bench.counters.errors += 1
+        with self.bench.reactor.lock:
+            self.bench.reactor.core.failed_open(stream.task, code, *describe(error))
+        self._end_stream()
+
+    def _end_stream(self) -> None:
+        self._stream = None
+        self._position += 1
+
+
+def _ordinals(first: int, output: Output) -> list[int] | range:
+    if output.positions is None:
+        return range(first, first + len(output.items))
+    return [first + position for position in output.positions]
