@@ -149,6 +149,13 @@ def remove_run(run: StoredRun) -> None:
 
 
 def superseded(folder: Path) -> Iterator[StoredRun]:
-    """Ended runs beyond the last 20 that hold no dead letters."""
+    """Ended runs beyond the last 20 that hold no dead letters; what cannot be read is kept."""
     ended = [run for run in all_runs(folder) if run.record.outcome]
-    return (run for run in ended[:-KEPT_RUNS] if not run.dead_letters())
+    return (run for run in ended[:-KEPT_RUNS] if not _may_hold_letters(run))
+
+
+def _may_hold_letters(run: StoredRun) -> bool:
+    try:
+        return bool(run.dead_letters())
+    except Unavailable:
+        return True
