@@ -3,6 +3,7 @@
 Decides what is meant where something was left out. Never opens what a run holds.
 """
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,19 @@ def chosen_run(topology: str | None, run: str, state: Path | None) -> StoredRun:
             raise refused(f"--state {state}", str(error), fix) from error
     name = _known(topology) if topology is not None else _only_topology()
     return find_run(runs_folder(Path.cwd(), name), run)
+
+
+def typed(*words: str) -> str:
+    """A command to type next, about the run that the present command is about."""
+    given = click.get_current_context().params
+    options = (("--topology", "topology"), ("--run", "run"), ("--state", "state"))
+    run = [
+        part
+        for option, name in options
+        if given.get(name) not in (None, "last")
+        for part in (option, str(given[name]))
+    ]
+    return shlex.join(["zflow", *words, *run])
 
 
 def _only_topology() -> str:

@@ -286,14 +286,14 @@ def redrive_pause_s(place: Place) -> float:
 
 
 def paced(letters: Iterable[str], pause_s: float, clock: Clock) -> Iterator[str]:
-    """These, each at least `pause_s` after the one before. Blocks between two of them.
+    """These, one in `pause_s`. Blocks between two of them.
 
-    Time that was lost downstream is not made up: the rate is what others have to bear.
+    Time that was lost downstream is not made up later: the rate is what others can bear.
     """
     due_s = clock.now_s()
     for letter in letters:
         wait_s = due_s - clock.now_s()
         if wait_s > 0.0:
             clock.sleep(wait_s)
-        due_s = max(due_s, clock.now_s()) + pause_s
+        due_s = max(due_s + pause_s, clock.now_s())
         yield letter

@@ -112,7 +112,10 @@ class RunLock:
 
     def __init__(self, state: StateDirectory) -> None:
         path = state.root / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -127,7 +130,7 @@ class RunLock:
 def is_running(state: StateDirectory) -> bool:
     """True while a process works in a state directory."""
     try:
-        descriptor = os.open(state.root / "lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(state.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
