@@ -3,87 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
-
-from zflow.cli.main import main
-from zflow.paths import StateDirectory
-from zflow.state.deadletter import DeadLetter, DeadLetterStore
-from zflow.state.runs import RunRecord, write_record
 
 ROOT = Path(__file__).parents[2]
-
-LETTER = {
-    "origin": "00000000000000aa",
-    "oseq": 0,
-    "path": "00000000000000bb",
-    "index": 2,
-    "stage": "parse",
-    "edge": "read->parse",
-    "attempts": 4,
-    "code": "error",
-    "error_class": "ValueError",
-    "error": 'Traceback (most recent call last):\n  File "flow.py", line 3\nValueError: no',
-    "item": b"\x80\x05K\x05.",  # 5
-    "shown": "5",
-    "maybe_applied": False,
-    "buried_at_s": 1000.0,
-}
-
-
-@pytest.fixture
-def zflow(tmp_path, monkeypatch):
-    """`zflow("dead", "ls")` in tmp_path, in this process."""
-    monkeypatch.chdir(tmp_path)
-    modules = set(sys.modules)
-    yield lambda *arguments: CliRunner().invoke(main, arguments)
-    for name in {name for name in sys.modules if name.startswith("zflow_topology_")} - modules:
-        del sys.modules[name]
-
-
-def make_run(root, run_id, topology, letters, *, started_at_s=0.0):
-    state = StateDirectory(root)
-    state.make()
-    record = RunRecord(
-        run_id=run_id,
-        topology=topology,
-        target="flow.py",
-        attribute="flow",
-        path=str(root / "flow.py"),
-        digest="d",
-        parameters=[],
-        replicas=[],
-        started_at_s=started_at_s,
-        outcome="finished",
-        exit_code=0,
-    )
-    write_record(state, record)
-    state.code.write_text("")
-    store = DeadLetterStore(state.dead_folder / "read-0.dead.sqlite")
-    store.bury([DeadLetter(**{**LETTER, "oseq": k, **one}) for k, one in enumerate(letters)])
-    store.close()
-
-
-@pytest.fixture
-def stored(tmp_path):
-    """A run with one letter of every kind."""
-    letters = [
-        {},
-        {"stage": "count", "edge": "parse->count", "error_class": "KeyError", "shown": "x" * 99},
-        {"maybe_applied": True},
-        {"edge": "", "stage": "read", "item": None, "shown": "<lock>"},
-        {"item": None, "shown": "<lock>"},
-    ]
-    make_run(tmp_path / ".zflow" / "flow" / "one", "one", "flow", letters)
-
-
-def shown(done):
-    """The ids of a table."""
-    return [line.split()[0] for line in done.stdout.splitlines()[1:]]
 
 
 def test_ls_shows_a_line_per_letter(zflow, stored):
@@ -95,7 +22,7 @@ def test_ls_shows_a_line_per_letter(zflow, stored):
     assert second.endswith(" " + "x" * 57 + "...")
 
 
-def test_ls_filters_by_stage_and_error(zflow, stored):
+def test_ls_filters_by_stage_and_error(zflow, stored, shown):
     assert shown(zflow("dead", "ls", "--stage", "count")) == ["read-0:2"]
     assert shown(zflow("dead", "ls", "--error", "KeyError")) == ["read-0:2"]
     nothing = zflow("dead", "ls", "--stage", "parse", "--error", "KeyError")
@@ -151,9 +78,9 @@ def test_a_dry_run_says_what_would_be_sent_and_what_would_not_and_why(zflow, sto
     assert done.stdout.splitlines() == ["read->parse: read-0:1", "parse->count: read-0:2"]
     assert done.stderr.splitlines() == [
         "read-0:3: an attempt may have had its effect, sending it again may repeat that; "
-        "--force sends it all the same",
+        "send it all the same: zflow dead replay read-0:3 --force",
         "read-0:4: cannot be sent again: it failed in the source read, before any edge; "
-        "mend the source, and start a new run",
+        "mend the source, and start a new run; look at it: zflow dead show read-0:4",
         "read-0:5: cannot be sent again: its item could not be pickled, only its text is kept; "
         "look at it: zflow dead show read-0:5",
     ]
@@ -185,7 +112,7 @@ def test_without_any_run_it_says_where_to_go(zflow, tmp_path):
     )
 
 
-def test_with_several_topologies_it_asks_which(zflow, stored, tmp_path):
+def test_with_several_topologies_it_asks_which(zflow, stored, tmp_path, shown, make_run):
     make_run(tmp_path / ".zflow" / "other" / "two", "two", "other", [{}])
     done = zflow("dead", "ls")
     assert done.exit_code == 2
@@ -195,7 +122,7 @@ def test_with_several_topologies_it_asks_which(zflow, stored, tmp_path):
     assert (wrong.exit_code, "did you mean 'other'?" in wrong.stderr) == (2, True)
 
 
-def test_the_last_run_is_meant_unless_another_is_named(zflow, stored, tmp_path):
+def test_the_last_run_is_meant_unless_another_is_named(zflow, stored, tmp_path, shown, make_run):
     make_run(tmp_path / ".zflow" / "flow" / "two", "two", "flow", [{}], started_at_s=9.0)
     assert len(shown(zflow("dead", "ls"))) == 1
     assert len(shown(zflow("dead", "ls", "--run", "one"))) == 5
@@ -204,7 +131,7 @@ def test_the_last_run_is_meant_unless_another_is_named(zflow, stored, tmp_path):
     assert "the newest are: one, two" in wrong.stderr
 
 
-def test_a_run_elsewhere_is_found_by_its_folder(zflow, tmp_path):
+def test_a_run_elsewhere_is_found_by_its_folder(zflow, tmp_path, shown, make_run):
     make_run(tmp_path / "there", "one", "flow", [{}])
     assert shown(zflow("dead", "ls", "--state", "there")) == ["read-0:1"]
     wrong = zflow("dead", "ls", "--state", "nowhere")
@@ -251,30 +178,17 @@ flow.connect(read, parse, price, show)
 """
 
 
-def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "zflow", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_letters_are_sent_again_over_their_edges_and_what_fails_again_is_a_new_letter(
-    zflow, tmp_path
+    zflow, tmp_path, shown, command
 ):
     (tmp_path / "flow.py").write_text(FLOW)
-    first = command(tmp_path, "run", "flow.py")
+    first = command("run", "flow.py")
     assert sorted(first.stdout.split()) == ["0", "3", "5"], first.stderr
     (hint,) = re.findall(r"^3 dead letters: zflow (.*)$", first.stderr, re.MULTILINE)
     assert len(shown(zflow(*hint.split()))) == 3
     (tmp_path / "mended").touch()
-    again = command(tmp_path, "dead", "replay")
+    again = command("dead", "replay")
     assert again.returncode == 0, again.stderr
     # 1 came on read->parse and 4 on parse->price; 2 is through parse and fails in price.
     assert sorted(again.stdout.split()) == ["1", "4"]
@@ -297,13 +211,15 @@ def test_letters_are_sent_again_over_their_edges_and_what_fails_again_is_a_new_l
 
 
 @pytest.mark.slow
-def test_a_run_that_was_killed_is_still_killed_after_its_letters_were_sent_again(zflow, tmp_path):
+def test_a_run_that_was_killed_is_still_killed_after_its_letters_were_sent_again(
+    zflow, tmp_path, command
+):
     (tmp_path / "flow.py").write_text(FLOW)
-    assert command(tmp_path, "run", "flow.py").returncode == 0
+    assert command("run", "flow.py").returncode == 0
     (run,) = (tmp_path / ".zflow" / "flow").iterdir()
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({**record, "outcome": "", "exit_code": None}))
-    done = command(tmp_path, "dead", "replay", "--error", "KeyError", "--json")
+    done = command("dead", "replay", "--error", "KeyError", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dead_letters"] == 3
     assert "killed" in zflow("runs", "ls").stdout

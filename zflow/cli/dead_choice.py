@@ -21,7 +21,7 @@ from zflow.state.runs import RunLock, StoredRun, is_running
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0}
 
 
-class Age(click.ParamType):  # type: ignore[type-arg] # generic only since click 8.4
+class Age(click.ParamType):  # type: ignore[type-arg] # generic in click 8.5, not in 8.1
     """`30s`, `10m`, `2h` or `3d`, as seconds."""
 
     name = "age"

@@ -63,11 +63,10 @@ def _agreed(stored: StoredRun, letters: Sequence[StoredLetter]) -> bool:
     """Ask whoever sits there; raises ConfigError where nobody does."""
     count = _counted(len(letters))
     if not sys.stdin.isatty():
-        again = ["dead", "purge", *(letter.id for letter in letters[:1]), "--yes"]
         raise refused(
             f"run {stored.record.run_id}",
             f"{count} would be removed for good, and there is no terminal to ask at",
-            f"say it with --yes, for the first of them: {typed(*again)}",
+            f"add --yes to remove them, or look at them first: {typed('dead', 'ls', '--all')}",
         )
     unsent = sum(not letter.replayed for letter in letters)
     question = f"Remove {count} of run {stored.record.run_id} for good"
