@@ -1,11 +1,7 @@
 """What `zflow dead` promises: what was given up can be read, and sent again."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest

@@ -41,7 +41,10 @@ class Written:
 @run_options
 @click.option("--json", "value", metavar="VALUE", help="The new item, as JSON.")
 @click.option(
-    "--file", type=click.File("rb"), metavar="F", help="A file with it; - for standard input."
+    "--file",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    metavar="F",
+    help="A file with it; - for standard input.",
 )
 def edit(
     letter_id: str,
@@ -49,7 +52,7 @@ def edit(
     run: str,
     state: Path | None,
     value: str | None,
-    file: Any,
+    file: str | None,
 ) -> None:
     """Change the item of a dead letter, before it is sent again.
 
@@ -72,8 +75,7 @@ def edit(
     if value is not None:
         written = Written(text=value, fix=f"look at the item: {typed('dead', 'show', letter_id)}")
     elif file is not None:
-        again = typed("dead", "edit", letter_id, "--file", file.name)
-        written = Written(text=file.read(), fix=f"mend the file, and again: {again}")
+        written = _from_file(letter_id, file)
     else:
         written = _from_editor(letter_id, as_text(item))
     try:
@@ -105,6 +107,12 @@ def _editable(stored: StoredRun, letter: StoredLetter) -> Any:
     raise ConfigError([problem(letter.id, f"cannot be edited: {reason}", look)])
 
 
+def _from_file(letter_id: str, name: str) -> Written:
+    again = typed("dead", "edit", letter_id, "--file", name)
+    with click.open_file(name, "rb") as file:
+        return Written(text=file.read(), fix=f"mend it, and again: {again}")
+
+
 def _from_editor(letter_id: str, text: str) -> Written:
     """Let a person write it; the draft stays until what is in it is stored."""
     no_editor = not (os.environ.get("VISUAL") or os.environ.get("EDITOR"))
@@ -122,7 +130,7 @@ def _from_editor(letter_id: str, text: str) -> Written:
         failed = problem(letter_id, f"is not changed: {error.format_message()}", fix)
         raise ConfigError([failed]) from error
     again = typed("dead", "edit", letter_id, "--file", name)
-    return Written(text=draft.read_bytes(), fix=f"mend it, and: {again}", draft=draft)
+    return Written(text=draft.read_bytes(), fix=f"mend it, and again: {again}", draft=draft)
 
 
 def _parsed(letter_id: str, written: Written) -> Any:
@@ -179,7 +187,7 @@ def same(one: Any, other: Any) -> bool:
 def why_not_json(item: Any) -> Iterator[str]:
     """What would not come back from JSON as it was; nothing if all of it would."""
     try:
-        found = next(_foreign(item, "the item"), None)
+        found = next(_foreign(item, "item"), None)
         if found is not None:
             yield f"{found}, and only JSON data can be edited"
         elif not same(item, json.loads(as_text(item).encode())):
