@@ -1,7 +1,11 @@
 """What `zflow dead` promises: what was given up can be read, and sent again."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -137,6 +141,14 @@ def test_a_run_elsewhere_is_found_by_its_folder(zflow, tmp_path, shown, make_run
 
 # --- sending again, for real -------------------------------------------------------------------
 
+
+def listed(zflow, *options):
+    """The letters as data."""
+    return [
+        json.loads(line) for line in zflow("dead", "ls", "--json", *options).stdout.splitlines()
+    ]
+
+
 FLOW = """
 import os
 from dataclasses import dataclass
@@ -183,6 +195,9 @@ def test_letters_are_sent_again_over_their_edges_and_what_fails_again_is_a_new_l
     assert sorted(first.stdout.split()) == ["0", "3", "5"], first.stderr
     (hint,) = re.findall(r"^3 dead letters: zflow (.*)$", first.stderr, re.MULTILINE)
     assert len(shown(zflow(*hint.split()))) == 3
+    first_letters = listed(zflow)
+    (run,) = zflow("runs", "ls", "--json").stdout.splitlines()
+    assert {one["version"] for one in first_letters} == {json.loads(run)["digest"][:12]}
     (tmp_path / "mended").touch()
     again = command("dead", "replay")
     assert again.returncode == 0, again.stderr
@@ -191,14 +206,16 @@ def test_letters_are_sent_again_over_their_edges_and_what_fails_again_is_a_new_l
     assert re.search(r"^read->parse +2 +2 +0 +0 +0$", again.stderr, re.MULTILINE), again.stderr
     assert re.search(r"^parse->price +3 +2 +1 +0 +0$", again.stderr, re.MULTILINE), again.stderr
     assert "1 dead letter: zflow dead ls" in again.stderr
-    (left,) = [json.loads(line) for line in zflow("dead", "ls", "--json").stdout.splitlines()]
+    (left,) = listed(zflow)
     assert (left["stage"], left["error_class"], left["item"]) == (
         "price",
         "OverflowError",
         "Order(number=2)",
     )
-    everything = zflow("dead", "ls", "--all", "--json").stdout.splitlines()
-    assert sum(json.loads(line)["replayed"] for line in everything) == 3
+    assert sum(one["replayed"] for one in listed(zflow, "--all")) == 3
+    # It went over its edge as an item of an origin of its own.
+    assert left["origin"] not in {one["origin"] for one in first_letters}
+    assert left["version"] == first_letters[0]["version"]
     # The run itself ended as it ended.
     (run,) = zflow("runs", "ls", "--json").stdout.splitlines()
     assert json.loads(run)["exit_code"] == 0
@@ -219,3 +236,105 @@ def test_a_run_that_was_killed_is_still_killed_after_its_letters_were_sent_again
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dead_letters"] == 3
     assert "killed" in zflow("runs", "ls").stdout
+
+
+# Every item fails until `mended` is there; then it is kept in a file with the time it came.
+PRICES = """
+import os, time
+from zflow import Topology, sink, source, stage
+
+@source
+def read():
+    for k in range(4):
+        yield {"n": k, "price": "1.50"}
+
+@stage(retries=0)
+def price(order):
+    if not os.path.exists("mended"):
+        raise TypeError(f"no number: {order['price']!r}")
+    return order
+
+@sink
+def keep(order):
+    with open("kept", "a") as file:
+        file.write(f"{time.monotonic()} {order['n']} {order['price']!r}\\n")
+
+flow = Topology("prices")
+flow.connect(read, price, keep)
+"""
+
+
+@pytest.fixture
+def prices(tmp_path, command):
+    """A run with four dead letters, and then `mended`."""
+    (tmp_path / "flow.py").write_text(PRICES)
+    assert command("run", "flow.py").returncode == 0
+    (tmp_path / "mended").touch()
+
+
+def kept(folder):
+    """What the sink has: (time, number, price as text)."""
+    path = folder / "kept"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(float(line.split()[0]), *line.split()[1:]) for line in lines]
+
+
+@pytest.mark.slow
+def test_an_edited_item_is_what_is_sent_again_and_what_was_sent_can_be_purged(
+    zflow, tmp_path, command, prices
+):
+    edited = zflow("dead", "edit", "read-0:3", "--json", '{"n": 2, "price": 1.5}')
+    assert edited.exit_code == 0, edited.stderr
+    done = command("dead", "replay", "read-0:2", "read-0:3")
+    assert done.returncode == 0, done.stderr
+    assert sorted(row[1:] for row in kept(tmp_path)) == [("1", "'1.50'"), ("2", "1.5")]
+    assert zflow("dead", "purge", "--replayed", "--yes").stderr == "removed 2 dead letters\n"
+    assert [one["id"] for one in listed(zflow, "--all")] == ["read-0:1", "read-0:4"]
+
+
+@pytest.mark.slow
+def test_a_rate_spreads_what_is_sent_over_time(zflow, tmp_path, command, prices):
+    done = command("dead", "replay", "--rate", "5")
+    assert done.returncode == 0, done.stderr
+    rows = kept(tmp_path)
+    assert [row[1] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[-1][0] - rows[0][0] > 0.6 - 0.1  # three pauses of 0.2 s, and the way to the sink
+    assert listed(zflow) == []
+
+
+@pytest.mark.slow
+def test_a_paced_replay_stops_at_once_and_only_what_was_not_sent_stays(
+    zflow, tmp_path, wait_until, prices
+):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zflow", "dead", "replay", "--rate", "0.01"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: kept(tmp_path), 20.0)  # the next one would come after 100 s
+        refused = zflow("dead", "purge", "--yes")
+        assert (refused.exit_code, "it is running" in refused.stderr) == (2, True)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=10.0)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, err
+    assert len(kept(tmp_path)) == 1
+    assert [one["id"] for one in listed(zflow)] == ["read-0:2", "read-0:3", "read-0:4"]
+    assert "3 dead letters: zflow dead ls" in err
+
+
+def test_a_dry_run_gives_json_for_programs(zflow, stored):
+    data = json.loads(zflow("dead", "replay", "--dry-run", "--json").stdout)
+    assert data["would_send"] == {"read->parse": ["read-0:1"], "parse->count": ["read-0:2"]}
+    assert [one["where"] for one in data["held_back"]] == ["read-0:3", "read-0:4", "read-0:5"]
+
+
+@pytest.mark.parametrize("rate", ["0", "-1", "x"])
+def test_a_rate_that_is_none_is_wrong_use(zflow, stored, rate):
+    assert zflow("dead", "replay", f"--rate={rate}").exit_code == 2

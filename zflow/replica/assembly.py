@@ -233,7 +233,7 @@ def _source_worker(
     failed: Callable[[BaseException], None],
 ) -> SourceWorker:
     stage = place.stage
-    begin = _redrive(place, bench.clock)
+    begin = redrive_begin(place, bench.clock)
     skips, where = False, None
     if user.decl is not None and user.code is not None:
         instance = user.code.instance
@@ -254,7 +254,7 @@ def _source_worker(
     )
 
 
-def _redrive(place: Place, clock: Clock) -> Callable[[Any], Iterator[Any]]:
+def redrive_begin(place: Place, clock: Clock) -> Callable[[Any], Iterator[Any]]:
     """A source of dead letters, in the order in which they were chosen.
 
     Its wait between two letters is like that of any source which blocks: what it has yielded is
@@ -292,8 +292,8 @@ def paced(letters: Iterable[str], pause_s: float, clock: Clock) -> Iterator[str]
     """
     due_s = clock.now_s()
     for letter in letters:
-        wait_s = due_s - clock.now_s()
-        if wait_s > 0.0:
-            clock.sleep(wait_s)
-        due_s = max(due_s + pause_s, clock.now_s())
+        late_s = clock.now_s() - due_s
+        if late_s < 0.0:
+            clock.sleep(-late_s)
+        due_s += pause_s if late_s < pause_s else late_s + pause_s
         yield letter
