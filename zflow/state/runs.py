@@ -51,16 +51,22 @@ class StoredRun:
         return sum(not stored.replayed for stored in letters)
 
     def finish(self, outcome: str, exit_code: int) -> None:
-        """Write down how it ended."""
+        """Write down how it ended; raises Unavailable."""
         write_record(self.state, replace(self.record, outcome=outcome, exit_code=exit_code))
 
 
 def write_record(state: StateDirectory, record: RunRecord) -> None:
-    """Atomically: a crash leaves the old record or the new one."""
+    """Atomically: a crash leaves the old record or the new one; so does a full disk.
+
+    raises: Unavailable if it cannot be written.
+    """
     draft = state.record.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(record), indent=2))
-    draft.chmod(0o600)
-    draft.replace(state.record)
+    try:
+        draft.write_text(json.dumps(asdict(record), indent=2))
+        draft.chmod(0o600)
+        draft.replace(state.record)
+    except OSError as error:
+        raise Unavailable(f"{state.record}: {error.strerror}") from error
 
 
 def read_run(root: Path) -> StoredRun:
