@@ -4,8 +4,10 @@ On real file systems: a small tmpfs that is filled up, and one that is made read
 """
 
 import os
+import sqlite3
 import subprocess
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -88,13 +90,24 @@ def counters(shop, stage_number: int) -> dict[str, int]:
 
 
 def begin(shop, wait_until, state: Path, *, early: int):
-    """A run that has come to `waiting`, with `early` letters stored."""
+    """A run that has come to `waiting`, with `early` letters and its position stored.
+
+    So from now on nothing but letters has to be written, and the alarm is about them.
+    """
     shop.write(FAILING)
     options = ["--state", state, "-p", f"read.early={early}", "--json"]
     running = shop.start("run", "flow.py", *options)
     wait_until((shop.folder / "waiting").exists, START_S)
-    wait_until(lambda: len(letters(state)) == early, START_S)
+    wait_until(lambda: letters(state) == list(range(early)), START_S)
+    wait_until(lambda: stored_low(state) == early, START_S)
     return running
+
+
+def stored_low(state: Path) -> int:
+    """How far the source is settled, by its file."""
+    place = f"file:{state}/positions/read-0.sqlite?mode=ro"
+    with closing(sqlite3.connect(place, uri=True)) as db:
+        return db.execute("SELECT low FROM position").fetchone()[0]
 
 
 def letters(state: Path) -> list[int]:
@@ -106,7 +119,7 @@ def hold(shop, wait_until, running, state: Path, *, early: int) -> None:
     """All items fail; the alarm comes, and not one of them is settled."""
     (shop.folder / "go").touch()
     wait_until(lambda: "cannot write to " in running.err, SOON_S)
-    assert f"{state}/dead: " in running.err
+    assert f"{state}/dead: {state}/dead/read-0.dead.sqlite: " in running.err
     assert "nothing is lost, the stage waits and tries again" in running.err
     wait_until(lambda: counters(shop, 1)["errors"] == ITEMS, START_S)
     books = counters(shop, 0)
