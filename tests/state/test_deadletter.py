@@ -1,6 +1,7 @@
 """The store of dead letters: committed or refused, read back, marked."""
 
 import os
+import resource
 import signal
 import sqlite3
 import subprocess
@@ -296,6 +297,21 @@ def test_purged_letters_are_gone_their_space_is_free_and_their_ids_are_not_used_
     store.bury([LETTER])
     store.close()
     assert [stored.id for stored in read_dead_letters(folder)] == ["parse-0:11"]
+
+
+def test_letters_are_gone_even_if_their_space_cannot_be_given_back(folder):
+    store = DeadLetterStore(folder / "parse-0.dead.sqlite")
+    large = [replace(LETTER, oseq=k, item=b"x" * 1_000_000) for k in range(2)]
+    store.bury([large[0], LETTER, large[1]])
+    store.close()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # enough for the row alone
+    try:
+        with pytest.raises(Unavailable, match="1 removed, but their space is not free: .*sqlite: "):
+            purge(folder, ["parse-0:2"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [stored.id for stored in read_dead_letters(folder)] == ["parse-0:1", "parse-0:3"]
 
 
 def test_letters_are_purged_from_every_store_that_has_them(store, folder):

@@ -16,7 +16,7 @@ from zflow.cli.dead_choice import Choice, choice_options, chosen, problem, refus
 from zflow.cli.output import problem_data, show_json, show_problems
 from zflow.cli.run import run_plan
 from zflow.cli.stored import chosen_run, run_options, typed
-from zflow.errors import ConfigError, ExitCode, Problem
+from zflow.errors import ConfigError, ExitCode, Problem, Unavailable
 from zflow.ids import Slot
 from zflow.local.plan import redrive_name, redrive_plan
 from zflow.local.result import RunResult
@@ -88,9 +88,12 @@ def replay(
 
 def _mark(stored: StoredRun, by_edge: Mapping[str, Sequence[str]], result: RunResult) -> RunResult:
     """What was sent again and is settled is no dead letter any more."""
-    for label, ids in by_edge.items():
-        settled = len(ids) if result.exit_code == ExitCode.OK else _settled(stored, label)
-        mark_replayed(stored.state.dead_folder, ids[:settled])
+    try:
+        for label, ids in by_edge.items():
+            settled = len(ids) if result.exit_code == ExitCode.OK else _settled(stored, label)
+            mark_replayed(stored.state.dead_folder, ids[:settled])
+    except Unavailable as error:  # a full disk: they were sent all the same
+        return replace(result, outcome=f"{result.outcome} (letters not marked as sent: {error})")
     return replace(result, dead_letters=stored.dead_letters())
 
 

@@ -1,4 +1,7 @@
-"""Dead letters as lines of text and as plain data. Decides wording only."""
+"""Dead letters as lines of text and as plain data, and their items as the run's code makes them.
+
+Decides wording only. Never changes a letter.
+"""
 
 from collections.abc import Iterator
 from dataclasses import asdict

@@ -65,14 +65,11 @@ def chosen_run(topology: str | None, run: str, state: Path | None) -> StoredRun:
 def typed(*words: str) -> str:
     """A command to type next, about the run that the present command is about."""
     given = click.get_current_context().params
-    options = (("--topology", "topology"), ("--run", "run"), ("--state", "state"))
-    run = [
-        part
-        for option, name in options
-        if given.get(name) not in (None, "last")
-        for part in (option, str(given[name]))
-    ]
-    return shlex.join(["zflow", *words, *run])
+    run = {"--topology": given.get("topology"), "--state": given.get("state")}
+    if given.get("run") != "last":
+        run["--run"] = given.get("run")
+    options = [part for name, value in run.items() if value for part in (name, str(value))]
+    return shlex.join(["zflow", *words, *options])
 
 
 def _only_topology() -> str:

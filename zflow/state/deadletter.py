@@ -6,7 +6,7 @@ a store that cannot be written raises, and the caller tries again while the unit
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -148,8 +148,7 @@ class DeadLetterStore:
             self._db.executemany(_UPSERT, [_row(letter) for letter in letters])
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            _roll_back(self._db)
             raise Unavailable(f"{self._path}: {error}") from error
 
     def close(self) -> None:
@@ -183,10 +182,19 @@ def _migrate(db: sqlite3.Connection, path: Path) -> None:
             db.execute(step)
         db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         db.execute("COMMIT")
-    except sqlite3.Error:
+    except (sqlite3.Error, Incompatible):
+        _roll_back(db)
+        raise
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    """After an error, which says more than one that rolling back may end in.
+
+    Where it fails the transaction stays open, so that the next attempt fails and comes here too.
+    """
+    with suppress(sqlite3.Error):
         if db.in_transaction:
             db.execute("ROLLBACK")
-        raise
 
 
 # -- the side of people --------------------------------------------------------------------------
@@ -279,13 +287,20 @@ def edit_letter(folder: Path, known: StoredLetter, item: bytes, shown: str) -> b
 def purge(folder: Path, ids: Sequence[str]) -> int:
     """Remove letters for good and give their space back; how many there were.
 
-    A store is emptied all at once or not at all. Ids are never used again.
+    Of one store all are removed or none. Ids are never used again. raises: Unavailable, which says
+    so if only the space could not be given back.
     """
+    stores = list(_by_store(folder, ids))
     removed = 0
-    for path, rows in _by_store(folder, ids):
+    for path, rows in stores:
         with _changing(path) as db:
             db.execute("BEGIN IMMEDIATE")
             removed += db.executemany("DELETE FROM dead WHERE id = ?", rows).rowcount
             db.execute("COMMIT")
-            db.execute("VACUUM")
+    for path, _ in stores:
+        try:
+            with _changing(path) as db:
+                db.execute("VACUUM")
+        except Unavailable as error:
+            raise Unavailable(f"{removed} removed, but their space is not free: {error}") from error
     return removed
