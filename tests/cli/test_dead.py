@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -302,31 +303,59 @@ def test_a_rate_spreads_what_is_sent_over_time(zflow, tmp_path, command, prices)
     assert listed(zflow) == []
 
 
+@pytest.fixture
+def replaying(tmp_path, prices):
+    """`replaying("--rate", "5")` is `zflow dead replay --rate 5`, and goes on."""
+    started = []
+
+    def start(*options):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zflow", "dead", "replay", *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.slow
 def test_a_paced_replay_stops_at_once_and_only_what_was_not_sent_stays(
-    zflow, tmp_path, wait_until, prices
+    zflow, tmp_path, wait_until, replaying
 ):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "zflow", "dead", "replay", "--rate", "0.01"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        wait_until(lambda: kept(tmp_path), 20.0)  # the next one would come after 100 s
-        refused = zflow("dead", "purge", "--yes")
-        assert (refused.exit_code, "it is running" in refused.stderr) == (2, True)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=10.0)
-    finally:
-        process.kill()
-        process.wait()
+    process = replaying("--rate", "0.01")
+    wait_until(lambda: kept(tmp_path), 20.0)  # the next one would come after 100 s
+    refused = zflow("dead", "purge", "--yes")
+    assert (refused.exit_code, "it is running" in refused.stderr) == (2, True)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=10.0)
     assert process.returncode == 130, err
     assert len(kept(tmp_path)) == 1
     assert [one["id"] for one in listed(zflow)] == ["read-0:2", "read-0:3", "read-0:4"]
     assert "3 dead letters: zflow dead ls" in err
+
+
+@pytest.mark.slow
+def test_a_replay_whose_source_is_killed_goes_on_behind_what_is_settled(
+    zflow, tmp_path, wait_until, replaying
+):
+    process = replaying("--rate", "2")
+    wait_until(lambda: kept(tmp_path), 20.0)
+    for child in psutil.Process(process.pid).children():
+        if any(part.startswith("dead:") for part in child.cmdline()):
+            child.kill()
+    _, err = process.communicate(timeout=30.0)
+    assert process.returncode == 0, err
+    assert "SIGKILL" in err
+    assert {row[1] for row in kept(tmp_path)} == {"0", "1", "2", "3"}
+    assert listed(zflow) == []
 
 
 def test_a_dry_run_gives_json_for_programs(zflow, stored):
