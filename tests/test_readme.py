@@ -10,6 +10,9 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from zflow.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -62,6 +65,16 @@ def test_every_script_and_topology_that_is_named_exists():
 def test_every_link_leads_to_a_file():
     targets = re.findall(r"\]\(([^)#:]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize(
+    "command", re.findall(r"^\$ zflow (dead [^#\n]*)", README, flags=re.MULTILINE)
+)
+def test_what_is_shown_for_dead_letters_are_commands(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, shlex.split(command))
+    assert done.exit_code == 2
+    assert done.stderr.startswith(".zflow: there are no runs in "), done.stderr
 
 
 @pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run"])

@@ -43,7 +43,8 @@ class Clock:
         return time.strftime("%Y%m%d-%H%M%S")
 
     def sleep(self, seconds: float) -> None:
-        """Blocks for that long; only supervisors and scripts may, never a replica's data thread."""
+        """Blocks for that long; only supervisors and scripts may, and in a replica's data
+        thread nothing but a source, which may block where it is asked for an item."""
         time.sleep(seconds)
 
 

@@ -11,6 +11,7 @@ from zflow.cli.output import EXIT_CODES, exit_code_of, show_error
 from zflow.errors import (
     ConfigError,
     ExitCode,
+    Incompatible,
     InternalError,
     Problem,
     ProtocolError,
@@ -169,6 +170,7 @@ PROBLEM = Problem(where="x", file="f.py", line=3, message="is wrong", fix="mend 
     [
         (ConfigError([PROBLEM]), 2, "f.py:3: x: is wrong; mend it\n"),
         (Unavailable("no answer"), 3, "zflow: no answer\n"),
+        (Incompatible("schema 9"), 6, "zflow: schema 9\n"),
         (ProtocolError("version 9"), 6, "zflow: version 9\n"),
         (InternalError("oops"), 1, "zflow: oops\n"),
     ],
@@ -177,7 +179,7 @@ def test_an_error_becomes_a_message_and_its_exit_code(error, code, text, capsys)
     show_error(error)
     assert capsys.readouterr().err == text
     assert exit_code_of(error) == code
-    assert len(EXIT_CODES) == 3
+    assert len(EXIT_CODES) == 4
 
 
 def test_an_interrupt_ends_a_verb_with_130(run, monkeypatch):

@@ -184,3 +184,24 @@ def test_ended_runs_beyond_the_kept_ones_are_superseded_unless_they_hold_dead_le
     for k in range(KEPT_RUNS):
         make(f"new{k}", outcome="finished")
     assert names(superseded(tmp_path)) == ["old"]
+
+
+def test_a_run_whose_dead_letters_cannot_be_read_is_never_superseded(make, tmp_path):
+    run = make("old", outcome="finished")
+    (run.state.dead_folder / "parse-0.dead.sqlite").write_bytes(b"no database at all" * 99)
+    for number in range(KEPT_RUNS + 1):
+        make(f"run{number}", outcome="finished")
+    assert names(superseded(tmp_path)) == ["run0"]
+
+
+def test_a_record_that_cannot_be_written_leaves_the_old_one(make, tmp_path):
+    run = make("one")
+    (tmp_path / "one" / "run.tmp").mkdir()  # stands for a full disk: the draft cannot be written
+    with pytest.raises(Unavailable, match=r"one/run\.json: Is a directory"):
+        run.finish("finished", 0)
+    assert read_run(tmp_path / "one") == run
+
+
+def test_a_folder_that_cannot_hold_a_lock_is_refused(tmp_path):
+    with pytest.raises(Unavailable, match="absent/lock: No such file"):
+        RunLock(StateDirectory(tmp_path / "absent"))

@@ -23,7 +23,8 @@ class Verb(NamedTuple):
 VERBS: dict[str, Verb] = {
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
     "dead": Verb(
-        "zflow.cli.dead:dead", "Look at the items that a run has given up, and send them again."
+        "zflow.cli.dead:dead",
+        "Look at the items that a run has given up; mend, send and remove them.",
     ),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),

@@ -14,6 +14,7 @@ import click
 from zflow.errors import (
     ConfigError,
     ExitCode,
+    Incompatible,
     Problem,
     ProtocolError,
     Unavailable,
@@ -22,6 +23,7 @@ from zflow.errors import (
 
 EXIT_CODES: dict[type[ZflowError], ExitCode] = {
     ConfigError: ExitCode.USAGE,
+    Incompatible: ExitCode.INCOMPATIBLE,  # before Unavailable, which it is too
     Unavailable: ExitCode.UNREACHABLE,
     ProtocolError: ExitCode.INCOMPATIBLE,
 }

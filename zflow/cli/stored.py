@@ -3,6 +3,7 @@
 Decides what is meant where something was left out. Never opens what a run holds.
 """
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,6 +60,16 @@ def chosen_run(topology: str | None, run: str, state: Path | None) -> StoredRun:
             raise refused(f"--state {state}", str(error), fix) from error
     name = _known(topology) if topology is not None else _only_topology()
     return find_run(runs_folder(Path.cwd(), name), run)
+
+
+def typed(*words: str) -> str:
+    """A command to type next, about the run that the present command is about."""
+    given = click.get_current_context().params
+    run = {"--topology": given.get("topology"), "--state": given.get("state")}
+    if given.get("run") != "last":
+        run["--run"] = given.get("run")
+    options = [part for name, value in run.items() if value for part in (name, str(value))]
+    return shlex.join(["zflow", *words, *options])
 
 
 def _only_topology() -> str:

@@ -122,11 +122,16 @@ def _stored(name: str, topology: str, base: Path, state: Path | None) -> StoredR
 
 
 def redrive_plan(
-    stored: StoredRun, letters: Mapping[str, Sequence[str]], *, environment: Mapping[str, str]
+    stored: StoredRun,
+    letters: Mapping[str, Sequence[str]],
+    *,
+    environment: Mapping[str, str],
+    rate_per_s: float = 0.0,
 ) -> Plan:
     """A run of what lies behind the edges of some dead letters, fed with those letters.
 
-    letters: by edge label. Raises ConfigError for an edge that the topology no longer has.
+    letters: by edge label. rate_per_s: at most so many over all edges together, 0 for any number.
+    Raises ConfigError for an edge that the topology no longer has.
     """
     loaded = load_stored(stored)
     declared = loaded.topology.declared()
@@ -139,7 +144,8 @@ def redrive_plan(
             "only letters that were on an edge of the topology can",
         )
     plan = _plan(declared, stored, dict(_counts(stored.record.replicas)), environment, resumed=True)
-    config = _redriven(plan.config, {label: edges[label] for label in letters}, letters)
+    chosen = {label: edges[label] for label in letters}
+    config = _redriven(plan.config, chosen, letters, rate_per_s)
     for stage in config.stages:
         if stage.name.startswith(REDRIVE):
             for old in (stored.state.root / "positions").glob(f"{stage.name}-0.sqlite*"):
@@ -162,7 +168,10 @@ def redrive_name(label: str) -> str:
 
 
 def _redriven(
-    config: RunConfig, edges: Mapping[str, EdgeDecl], letters: Mapping[str, Sequence[str]]
+    config: RunConfig,
+    edges: Mapping[str, EdgeDecl],
+    letters: Mapping[str, Sequence[str]],
+    rate_per_s: float,
 ) -> RunConfig:
     """The part of the run behind these edges, each fed by a source of dead letters."""
     behind = {edge.target for edge in edges.values()}
@@ -212,6 +221,7 @@ def _redriven(
         edges=kept,
         parameters=config.parameters,
         redrive={redrive_name(label): list(ids) for label, ids in letters.items()},
+        redrive_rate_per_s=rate_per_s,
     )
 
 

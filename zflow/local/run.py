@@ -5,14 +5,14 @@ Decides when the run is over and what its exit code is. The data never passes th
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from zflow.clock import Clock
 from zflow.coordinator.server import Coordinator
 from zflow.coordinator.state import RunState
-from zflow.errors import ExitCode
+from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
 from zflow.local.books import Books
 from zflow.local.plan import Plan
@@ -112,8 +112,12 @@ class LocalRun:
             shutil.rmtree(plan.run.root, ignore_errors=True)
             lock.release()
         result = self._result()
-        if not plan.config.redrive:  # sending some letters again does not end the run itself
+        if plan.config.redrive:  # sending some letters again does not end the run itself
+            return result
+        try:
             plan.stored.finish(result.outcome, result.exit_code)
+        except Unavailable as error:  # a full disk may be why it was stopped
+            result = replace(result, outcome=f"{result.outcome} (not written down: {error})")
         return result
 
     # -- the loop ----------------------------------------------------------------------------

@@ -3,12 +3,13 @@
 Decides which part gets which setting. Starts nothing and opens no socket.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
+from zflow.clock import Clock
 from zflow.config import parse_parameters
 from zflow.declared.model import Declared
 from zflow.errors import InternalError
@@ -33,6 +34,8 @@ from zflow.state.positions import Position
 from zflow.wire.codec import PickleCodec, load_item
 from zflow.wire.control import REDRIVE, RunConfig, StageConfig
 from zflow.wire.data import Crash
+
+VERSION_CHARACTERS = 12  # of the digest of the topology's code: for people to compare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,13 +145,17 @@ def _edges_out(config: RunConfig, stage: str) -> Iterator[EdgeSettings]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class User:
-    """The user's side of this replica; nothing of it for a source of dead letters."""
+    """The user's side of this replica; nothing of it for a source of dead letters.
+
+    version: the beginning of the digest of the code that this process has loaded.
+    """
 
     declared: Declared | None
     decl: StageDecl | None
     code: UserCode | None
     parameters: dict[str, Any]
     context: Context
+    version: str
 
 
 def load_user(place: Place) -> User:
@@ -156,15 +163,26 @@ def load_user(place: Place) -> User:
     name, config = place.slot.stage, place.config
     labels = {edge.edge: edge.label for edge in config.edges}
     if name.startswith(REDRIVE):
-        load_topology(config)  # the items may be of classes that its file defines
+        # The items may be of classes that its file defines.
+        version = load_topology(config).digest[:VERSION_CHARACTERS]
         context = Context(name, place.slot.index, {}, labels)
-        return User(declared=None, decl=None, code=None, parameters={}, context=context)
-    declared = load_topology(config).topology.declared()
+        return User(
+            declared=None, decl=None, code=None, parameters={}, context=context, version=version
+        )
+    loaded = load_topology(config)
+    declared = loaded.topology.declared()
     parameters = parse_parameters(declared, config.parameters).get(name, {})
     decl = declared.stage(name)
     context = Context(name, place.slot.index, parameters, labels)
     code = build(decl, parameters, context)
-    return User(declared=declared, decl=decl, code=code, parameters=parameters, context=context)
+    return User(
+        declared=declared,
+        decl=decl,
+        code=code,
+        parameters=parameters,
+        context=context,
+        version=loaded.digest[:VERSION_CHARACTERS],
+    )
 
 
 def make_emitter(place: Place, user: User) -> Emitter:
@@ -216,8 +234,8 @@ def _source_worker(
     failed: Callable[[BaseException], None],
 ) -> SourceWorker:
     stage = place.stage
-    begin = _redrive(place)
-    skips, where = True, None
+    begin = redrive_begin(place, bench.clock)
+    skips, where = False, None
     if user.decl is not None and user.code is not None:
         instance = user.code.instance
         where = getattr(instance, "position", None)
@@ -237,16 +255,46 @@ def _source_worker(
     )
 
 
-def _redrive(place: Place) -> Callable[[Any], Iterator[Any]]:
-    """A source of dead letters, in the order in which they were chosen."""
+def redrive_begin(place: Place, clock: Clock) -> Callable[[Any], Iterator[Any]]:
+    """A source of dead letters, in the order in which they were chosen.
+
+    Its wait between two letters is like that of any source which blocks: what it has yielded is
+    sent meanwhile, and a drain ends it.
+    """
     wanted = place.config.redrive.get(place.slot.stage, [])
 
-    def begin(_: Any) -> Iterator[Any]:
+    def begin(settled: int) -> Iterator[Any]:
         folder = place.state.dead_folder
         letters = {stored.id: stored.letter.item for stored in read_dead_letters(folder)}
-        for letter_id in wanted:
+        for letter_id in paced(wanted[settled:], redrive_pause_s(place), clock):
             raw = letters[letter_id]
             if raw is not None:
                 yield load_item(raw)
 
     return begin
+
+
+def redrive_pause_s(place: Place) -> float:
+    """The time from one letter of this source to its next.
+
+    Each source gets the share of the rate that it has of the letters, so that all end together.
+    """
+    config = place.config
+    if not config.redrive_rate_per_s:
+        return 0.0
+    share = len(config.redrive[place.slot.stage]) / sum(map(len, config.redrive.values()))
+    return 1.0 / (config.redrive_rate_per_s * share)
+
+
+def paced(letters: Iterable[str], pause_s: float, clock: Clock) -> Iterator[str]:
+    """These, one in `pause_s`. Blocks between two of them.
+
+    Time that was lost downstream is not made up later: the rate is what others can bear.
+    """
+    due_s = clock.now_s()
+    for letter in letters:
+        late_s = clock.now_s() - due_s
+        if late_s < 0.0:
+            clock.sleep(-late_s)
+        due_s += pause_s if late_s < pause_s else late_s + pause_s
+        yield letter

@@ -1,7 +1,8 @@
 """From what user code gave to what goes out on which edge.
 
 Decides routing (`output=`, `when=`, `key=`, nothing for None) and what must be copied at once,
-before user code runs again. On the usual path it looks at the set of types of a slice, never at single items.
+before user code runs again. On the usual path it looks at the set of types of a slice, never at
+single items.
 """
 
 from collections.abc import Callable, Iterable, Sequence

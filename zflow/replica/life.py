@@ -26,7 +26,7 @@ from zflow.replica.source import SourceWorker
 from zflow.replica.userside import close_stage, open_stage
 from zflow.replica.worker import Bench, Worker, describe
 from zflow.state.blackbox import BlackBox
-from zflow.state.deadletter import DeadLetter
+from zflow.state.deadletter import DeadLetter, shown_item
 from zflow.state.positions import PositionFile
 from zflow.wire import control
 from zflow.wire.codec import dump_item
@@ -35,7 +35,6 @@ _LOG = logging.getLogger("zflow.replica")
 
 IDLE_S = 1.0  # an idle data thread looks up at least this often
 POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
-MAX_SHOWN_CHARS = 2000
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
 PHASE = {name: number for number, name in enumerate(control.PHASES)}
 
@@ -55,6 +54,7 @@ class Replica:
         self._probe = snapshot.probe
         self._state = "registered"
         self._failure = ""
+        self._version = ""  # of the user's code, once it is loaded
         self._retired = False
         self._parent = os.getppid()
         position_file = None
@@ -106,6 +106,7 @@ class Replica:
         controller.start()
         try:
             user = load_user(self.place)
+            self._version = user.version
             worker = self._make_worker(user)
             instance = user.code.instance if user.code is not None else None
             if self._source is None:
@@ -343,9 +344,10 @@ class Replica:
             error_class=action.error_class,
             error=action.error,
             item=dump_item(action.item),
-            shown=_shown(action.item),
+            shown=shown_item(action.item),
             maybe_applied=action.maybe_applied,
             buried_at_s=self._clock.wall_s(),
+            version=self._version,
         )
         _LOG.warning(
             "dead letter: %s gave up an item after %d attempts: %s",
@@ -365,11 +367,3 @@ class Replica:
     def _on_source_failed(self, error: BaseException) -> None:
         self._failure = describe(error)[1]
         print(self._failure, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
-
-
-def _shown(item: Any) -> str:
-    try:
-        text = repr(item)
-    except Exception as error:  # noqa: BLE001 - the user's own __repr__
-        text = f"<{type(item).__name__}: its repr raised {type(error).__name__}>"
-    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."

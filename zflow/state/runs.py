@@ -51,16 +51,22 @@ class StoredRun:
         return sum(not stored.replayed for stored in letters)
 
     def finish(self, outcome: str, exit_code: int) -> None:
-        """Write down how it ended."""
+        """Write down how it ended; raises Unavailable."""
         write_record(self.state, replace(self.record, outcome=outcome, exit_code=exit_code))
 
 
 def write_record(state: StateDirectory, record: RunRecord) -> None:
-    """Atomically: a crash leaves the old record or the new one."""
+    """Atomically: a crash leaves the old record or the new one; so does a full disk.
+
+    raises: Unavailable if it cannot be written.
+    """
     draft = state.record.with_suffix(".tmp")
-    draft.write_text(json.dumps(asdict(record), indent=2))
-    draft.chmod(0o600)
-    draft.replace(state.record)
+    try:
+        draft.write_text(json.dumps(asdict(record), indent=2))
+        draft.chmod(0o600)
+        draft.replace(state.record)
+    except OSError as error:
+        raise Unavailable(f"{state.record}: {error.strerror}") from error
 
 
 def read_run(root: Path) -> StoredRun:
@@ -112,7 +118,10 @@ class RunLock:
 
     def __init__(self, state: StateDirectory) -> None:
         path = state.root / "lock"
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Unavailable(f"{path}: {error.strerror}") from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -127,7 +136,7 @@ class RunLock:
 def is_running(state: StateDirectory) -> bool:
     """True while a process works in a state directory."""
     try:
-        descriptor = os.open(state.root / "lock", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(state.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -149,6 +158,13 @@ def remove_run(run: StoredRun) -> None:
 
 
 def superseded(folder: Path) -> Iterator[StoredRun]:
-    """Ended runs beyond the last 20 that hold no dead letters."""
+    """Ended runs beyond the last 20 that hold no dead letters; what cannot be read is kept."""
     ended = [run for run in all_runs(folder) if run.record.outcome]
-    return (run for run in ended[:-KEPT_RUNS] if not run.dead_letters())
+    return (run for run in ended[:-KEPT_RUNS] if not _may_hold_letters(run))
+
+
+def _may_hold_letters(run: StoredRun) -> bool:
+    try:
+        return bool(run.dead_letters())
+    except Unavailable:
+        return True

@@ -63,6 +63,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     edges: list[EdgeConfig]
     parameters: list[str]  # STAGE.NAME=VALUE, typed by the replica
     redrive: dict[str, list[str]] = {}  # stage `dead:EDGE` -> ids of the dead letters it sends
+    redrive_rate_per_s: float = 0.0  # of all those sources together; 0: as fast as they can
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name; raises KeyError."""
