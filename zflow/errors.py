@@ -75,6 +75,10 @@ class Unavailable(ZflowError):
     """The environment refuses for now: back off and try again."""
 
 
+class Superseded(Unavailable):
+    """Somebody else has taken over what this process had: it will never have it again."""
+
+
 class Incompatible(Unavailable):
     """A newer zflow wrote it: nothing is wrong with it, and this one cannot use it."""
 

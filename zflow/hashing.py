@@ -16,8 +16,8 @@ from uuid import UUID
 MASK64 = (1 << 64) - 1
 
 _OFFSET = 1 << 63  # makes a signed 64-bit number one whose bytes sort like the number
-_UNSIGNED = struct.Struct(">Q")
-_DOUBLE = struct.Struct(">d")
+_PACK_UNSIGNED = struct.Struct(">Q").pack
+_PACK_DOUBLE = struct.Struct(">d").pack
 _TOPOLOGY_MODULE = "zflow_topology"  # in full with a digest of the source behind it
 
 
@@ -76,8 +76,8 @@ def key_bytes(key: Any) -> bytes:
     kind = type(key)
     if kind is str:
         return b"s" + _utf8(key)
-    if kind is int:
-        return _integer(key)
+    if kind is int and -_OFFSET <= key < _OFFSET:
+        return b"i" + _PACK_UNSIGNED(key + _OFFSET)
     if kind is tuple:
         return _tuple(key)
     return _other(key)
@@ -108,7 +108,7 @@ def _utf8(text: str) -> bytes:
 
 def _integer(number: int) -> bytes:
     if -_OFFSET <= number < _OFFSET:
-        return b"i" + _UNSIGNED.pack(number + _OFFSET)
+        return b"i" + _PACK_UNSIGNED(number + _OFFSET)
     return b"j" + number.to_bytes(number.bit_length() // 8 + 1, "big", signed=True)
 
 
@@ -118,7 +118,7 @@ def _float(number: float) -> bytes:
         return _integer(int(number))
     if number != number:
         raise ValueError("NaN is not equal to itself, so it cannot be a key")
-    return b"f" + _DOUBLE.pack(number)
+    return b"f" + _PACK_DOUBLE(number)
 
 
 def _tuple(parts: tuple[Any, ...]) -> bytes:
@@ -136,12 +136,12 @@ def _datetime(moment: datetime) -> bytes:
     local_us = ((moment.toordinal() * 24 + moment.hour) * 60 + moment.minute) * 60_000_000
     local_us += moment.second * 1_000_000 + moment.microsecond
     if first is None:
-        return b"n" + _UNSIGNED.pack(local_us)
+        return b"n" + _PACK_UNSIGNED(local_us)
     if first != second:
         # Python never calls an ambiguous hour equal to a moment of another zone (PEP 495).
-        return b"z" + _UNSIGNED.pack(local_us) + str(moment.tzinfo).encode()
+        return b"z" + _PACK_UNSIGNED(local_us) + str(moment.tzinfo).encode()
     away_us = (first.days * 86_400 + first.seconds) * 1_000_000 + first.microseconds
-    return b"a" + _UNSIGNED.pack(local_us - away_us + _OFFSET)
+    return b"a" + _PACK_UNSIGNED(local_us - away_us + _OFFSET)
 
 
 def _enum(member: Enum) -> bytes:
@@ -167,6 +167,6 @@ _ENCODERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
 )
 # Subclasses of these may hold more than the plain value does: pandas' Timestamp, nanoseconds.
 _EXACTLY: dict[type, Callable[[Any], bytes]] = {
-    date: lambda key: b"d" + _UNSIGNED.pack(key.toordinal()),
+    date: lambda key: b"d" + _PACK_UNSIGNED(key.toordinal()),
     datetime: _datetime,
 }

@@ -197,7 +197,7 @@ class Supervisor:
         if orderly:
             member.finished = True
             return
-        if counters.get("processed", 0) > 0:
+        if counters.get("processed", 0) + counters.get("duplicates", 0) > 0:
             member.failures = 0
             member.fruitless = 0
         elif not crash.runs or crash.strikes < WHOLE_DEATH:

@@ -3,7 +3,8 @@
 import pytest
 
 from zflow.replica import yields as module
-from zflow.replica.worker import BatchSinkWorker, StageWorker, describe
+from zflow.replica.sinks import BatchSinkWorker
+from zflow.replica.worker import StageWorker, describe
 from zflow.replica.yields import YieldWorker
 from zflow.stages import emit
 from zflow.wire.run import OSEQ, Run

@@ -75,13 +75,14 @@ class TransactionalSink(Protocol):
         """As in PlainSink; and from here on no other process may commit.
 
         A process that was taken for dead may still run, with this sink open. Either its later
-        commits raise `Unavailable`, or this `open` raises it until that process has ended. The
+        commits raise `Superseded`, or this `open` raises it until that process has ended. The
         usual mistake is to trust that the other one is dead.
         """
         ...
 
     def load_progress(self) -> list[tuple[bytes, bytes]]:
-        """All progress rows that are stored, in any order; called once, after `open`.
+        """All progress rows that are stored, in any order; called after `open`, and again after a
+        `commit` that has raised.
 
         The usual mistake is to return rows of a commit that was not completed.
         """

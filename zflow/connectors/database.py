@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from zflow.connectors.contract import Progress
-from zflow.errors import StageError, Unavailable
+from zflow.errors import StageError, Superseded, Unavailable
 
 Durability = Literal["power", "process"]  # what a commit outlives
 
@@ -145,12 +145,12 @@ class OwnedDatabase(Database):
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """As in Database; also raises Unavailable if another process has opened the sink since."""
+        """As in Database; also raises Superseded if another process has opened the sink since."""
         with super().transaction() as db:
             sql = "SELECT claim FROM zflow_owner WHERE sink = ?"
             (newest,) = db.execute(sql, (self._sink,)).fetchone() or (0,)
             if newest != self._claim:
-                raise Unavailable(
+                raise Superseded(
                     f"{self.path}: another process has opened this sink since (claim {newest}, ours"
                     f" is {self._claim}); only the newest may write, so this one has to end"
                 )

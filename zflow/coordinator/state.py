@@ -7,11 +7,13 @@ state is soft: replicas report it again.
 |---------|---------------------------------------------------------------------------------|
 | bind    | every slot is bound                                                             |
 | connect | every slot has all its links up                                                 |
-| run     | every slot says twice in a row that it has ended and is settled, nothing between |
+| run     | every slot says twice in a row that it has ended and is settled, nothing between; |
+|         | then each durable stage in turn concludes (`finish`), and all settles again       |
 | drain   | the same; sources have stopped pulling                                          |
 | finish  | -                                                                               |
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 from zflow.ids import Slot
@@ -55,6 +57,8 @@ class RunState:
         }
         self._crashes: dict[str, list[Crash]] = {}
         self._signature: tuple[int, ...] | None = None
+        self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
+        self._concluding = ""
 
     def on_register(self, message: Register) -> Snapshot | None:
         """The configuration for a replica; None if it is not one of this run's newest."""
@@ -71,6 +75,7 @@ class RunState:
             self.probe,
             self.config,
             self._crashes.get(message.slot, []),
+            self._concluding,
         )
 
     def on_report(self, report: Report) -> None:
@@ -89,8 +94,7 @@ class RunState:
         kept = self._crashes.setdefault(slot, [])
         kept.append(crash)
         del kept[:-MAX_CRASHES_KEPT]
-        self.number += 1
-        return Update(self.number, self.phase, self.probe, crash)
+        return self._update(crash)
 
     def failures(self) -> list[Report]:
         """Replicas that have failed by policy or by their source."""
@@ -125,17 +129,30 @@ class RunState:
             return None
         signature = tuple(report.activity for report in reports if report is not None)
         if signature == self._signature:
+            # Not after a drain: the state is kept, and a resumed run goes on with it.
+            ended = all(report is not None and report.exhausted for report in reports)
+            if self._to_conclude and ended and self.phase == "run":
+                return self._conclude(self._to_conclude.popleft())
             return self._go("finish")
         self._signature = signature
         self.probe += 1
-        self.number += 1
-        return Update(self.number, self.phase, self.probe)
+        return self._update()
+
+    def _conclude(self, stage: str) -> Update:
+        """Everything before this stage is settled: its turn to run `finish`."""
+        self._concluding = stage
+        self._signature = None
+        self.probe += 1
+        return self._update()
 
     def _go(self, phase: str) -> Update:
         self.phase = phase
+        return self._update()
+
+    def _update(self, crash: Crash | None = None) -> Update:
         self.number += 1
-        return Update(self.number, self.phase, self.probe)
+        return Update(self.number, self.phase, self.probe, crash, self._concluding)
 
     def beat(self) -> Update:
         """The newest update's number again, for those that missed it."""
-        return Update(self.number, self.phase, self.probe)
+        return Update(self.number, self.phase, self.probe, None, self._concluding)

@@ -208,6 +208,7 @@ def _redriven(
                 target=edge.target,
                 output=None,
                 delivery=edge.delivery,
+                partitions=edge.partitions,
             )
         )
     return RunConfig(
@@ -258,6 +259,8 @@ def _plan(
                 timeout_s=decl.options.timeout_s,
                 max_crashes=decl.options.max_crashes,
                 on_error=decl.options.on_error,
+                partitions=declared.partitions(decl.name),
+                durability=decl.options.durability,
             )
             for number, decl in enumerate(declared.stages)
         ],
@@ -269,6 +272,7 @@ def _plan(
                 target=edge.target,
                 output=edge.output,
                 delivery=edge.delivery,
+                partitions=declared.partitions(edge.target),
             )
             for edge in declared.edges
         ],

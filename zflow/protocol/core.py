@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zflow.protocol.actions import Action, LinkKey
+from zflow.protocol.actions import Action, Bury, LinkKey
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion, ReceiverLink
 from zflow.protocol.keyed import KeyedOutbox
@@ -131,6 +131,7 @@ class Core:
         self.source_ended = False
         self._codec = codec
         self._tickets = 0
+        self._graves: dict[int, Callable[[], None]] = {}
         self._reported_dead: set[tuple[str, int]] = set()
         self.partitions: dict[int, Origin] = {}  # of a durable stage: its outputs' origins
         self.outboxes = {
@@ -236,6 +237,10 @@ class Core:
 
     def buried(self, ticket: int) -> None:
         """The dead-letter store has committed what `Bury(ticket)` asked."""
+        then = self._graves.pop(ticket, None)
+        if then is not None:
+            then()
+            return
         for origin in self._origins():
             if ticket in origin.burying:
                 origin.buried(ticket)
@@ -459,6 +464,12 @@ class Core:
         """Units of a portion are applied, durably, with everything made from them."""
         self.running -= n
         link.settle(first, n)
+
+    def bury(self, letter: Bury, then: Callable[[], None]) -> None:
+        """Commit a dead letter of this stage's own, whatever its ticket; `then` once it is."""
+        letter.ticket = self._new_ticket()
+        self._graves[letter.ticket] = then
+        self.actions.append(letter)
 
     # -- end ---------------------------------------------------------------------------------
 

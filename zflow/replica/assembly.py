@@ -22,12 +22,17 @@ from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings
 from zflow.protocol.outbox import EdgeSettings
 from zflow.protocol.sender import Identity
+from zflow.replica.committer import Committer
 from zflow.replica.context import Context
-from zflow.replica.emit import Emitter, Route
+from zflow.replica.durable import DurableWorker
+from zflow.replica.emit import Emitter, Keying, Route
+from zflow.replica.partitions import Partitions
+from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
 from zflow.replica.source import SourceWorker
 from zflow.replica.userside import UserCode, build, source_begin
-from zflow.replica.worker import BatchSinkWorker, Bench, StageWorker, Worker
+from zflow.replica.worker import Bench, StageWorker, Worker
 from zflow.replica.yields import YieldWorker
+from zflow.shapes import entry_name
 from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.positions import Position
@@ -36,6 +41,13 @@ from zflow.wire.control import REDRIVE, RunConfig, StageConfig
 from zflow.wire.data import Crash
 
 VERSION_CHARACTERS = 12  # of the digest of the topology's code: for people to compare
+
+
+SINKS: dict[str, type[StageWorker]] = {
+    "write": BatchSinkWorker,
+    "upsert": UpsertSinkWorker,
+    "commit": CommitSinkWorker,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +120,7 @@ def make_core(place: Place, position: Position | None) -> Core:
         inbox=inbox,
         edges=tuple(_edges_out(config, place.slot.stage)),
         upstream=sum(config.stage(edge.source).replicas for edge in incoming),
+        anchor=bool(place.stage.partitions),
     )
     origin = None
     if position is not None:
@@ -140,6 +153,7 @@ def _edges_out(config: RunConfig, stage: str) -> Iterator[EdgeSettings]:
                 backoff_s=target.backoff_s,
                 max_crashes=target.max_crashes,
                 on_error=target.on_error,
+                partitions=edge.partitions,
             )
 
 
@@ -150,7 +164,7 @@ class User:
     version: the beginning of the digest of the code that this process has loaded.
     """
 
-    declared: Declared | None
+    declared: Declared
     decl: StageDecl | None
     code: UserCode | None
     parameters: dict[str, Any]
@@ -162,15 +176,19 @@ def load_user(place: Place) -> User:
     """Import the topology and make the stage's instance; whatever the user's code raises."""
     name, config = place.slot.stage, place.config
     labels = {edge.edge: edge.label for edge in config.edges}
+    loaded = load_topology(config)  # for dead letters too: its classes, and the keys of its edges
+    declared = loaded.topology.declared()
+    version = loaded.digest[:VERSION_CHARACTERS]
     if name.startswith(REDRIVE):
-        # The items may be of classes that its file defines.
-        version = load_topology(config).digest[:VERSION_CHARACTERS]
         context = Context(name, place.slot.index, {}, labels)
         return User(
-            declared=None, decl=None, code=None, parameters={}, context=context, version=version
+            declared=declared,
+            decl=None,
+            code=None,
+            parameters={},
+            context=context,
+            version=version,
         )
-    loaded = load_topology(config)
-    declared = loaded.topology.declared()
     parameters = parse_parameters(declared, config.parameters).get(name, {})
     decl = declared.stage(name)
     context = Context(name, place.slot.index, parameters, labels)
@@ -181,22 +199,30 @@ def load_user(place: Place) -> User:
         code=code,
         parameters=parameters,
         context=context,
-        version=loaded.digest[:VERSION_CHARACTERS],
+        version=version,
     )
 
 
 def make_emitter(place: Place, user: User) -> Emitter:
-    """The outgoing edges with the user's own `when=`."""
-    predicates: dict[str, Callable[[Any], object] | None] = {}
-    if user.declared is not None:
-        predicates = {edge.label: edge.when for edge in user.declared.edges}
-    return Emitter(
-        [
-            Route(edge=edge.edge, output=edge.output, when=predicates.get(edge.label))
-            for edge in place.config.edges
-            if edge.source == place.slot.stage
-        ]
-    )
+    """The outgoing edges with the user's own `when=` and `key=`.
+
+    A dead letter passed its `when=` before it failed; it is sent by its key like any other.
+    """
+    declared = {edge.label: edge for edge in user.declared.edges}
+    resent = place.slot.stage.startswith(REDRIVE)
+    routes = []
+    for edge in place.config.edges:
+        if edge.source == place.slot.stage:
+            own = declared[edge.label]
+            routes.append(
+                Route(
+                    edge=edge.edge,
+                    output=edge.output,
+                    when=None if resent else own.when,
+                    keyed=Keying(own.key, edge.partitions) if edge.partitions else None,
+                )
+            )
+    return Emitter(routes)
 
 
 def make_worker(
@@ -214,7 +240,7 @@ def make_worker(
         raise InternalError(f"{place.slot} has neither a position nor user code")
     kind: type[StageWorker] = StageWorker
     if decl.kind == "sink" and decl.is_class:
-        kind = BatchSinkWorker
+        kind = SINKS[entry_name(decl.target, "sink")]
     elif decl.is_generator:
         kind = YieldWorker
     return kind(
@@ -224,6 +250,28 @@ def make_worker(
         positioned=decl.is_class,
         is_sink=decl.kind == "sink",
     )
+
+
+def make_durable(place: Place, user: User, bench: Bench, wake: Callable[[], None]) -> DurableWorker:
+    """What runs a durable stage, with its partitions acquired and their outputs on their way."""
+    decl, code = user.decl, user.code
+    assert decl is not None, "a durable stage is declared"
+    assert code is not None, "a durable stage has user code"
+    partitions = Partitions(bench.reactor.core, place.stage, place.slot, place.state)
+    worker = DurableWorker(
+        bench,
+        code.instance,
+        code.call,
+        partitions,
+        Committer(bench.clock, wake),
+        stage=place.slot.stage,
+        options=decl.options,
+        yields=decl.is_generator,
+    )
+    for owned, outputs in partitions.open_existing():
+        if outputs:
+            worker.produce(owned, outputs)
+    return worker
 
 
 def _source_worker(

@@ -22,8 +22,13 @@ class Context:
         self.parameters = dict(parameters)
         self.logger = logging.getLogger(f"zflow.user.{stage}")
         self._edges = dict(edges)
+        self.instance: Any = None  # the replica's own: what the class stage is
         self._portion: Portion | None = None
         self._position = 0
+
+    def label(self, edge: int) -> str:
+        """The replica's own: how people name an edge."""
+        return self._edges[edge]
 
     def at(self, portion: Portion | None, position: int) -> None:
         """The replica's own: which item is in hand."""

@@ -17,9 +17,18 @@ from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
 from zflow.net.sockets import Sockets
 from zflow.protocol.actions import Bury, Fail, Retire
-from zflow.replica.assembly import Place, User, load_user, make_core, make_emitter, make_worker
+from zflow.replica.assembly import (
+    Place,
+    User,
+    load_user,
+    make_core,
+    make_durable,
+    make_emitter,
+    make_worker,
+)
 from zflow.replica.controller import AWAY_S, Controller
 from zflow.replica.counters import Counters
+from zflow.replica.durable import DurableWorker
 from zflow.replica.keeper import Keeper
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
@@ -84,7 +93,10 @@ class Replica:
         self._counted = -1
         self._report: control.Report | None = None
         self._controller: Controller | None = None
+        self._worker: Worker | None = None
         self._source: SourceWorker | None = None
+        self._durable: DurableWorker | None = None
+        self._concluding = snapshot.concluding == stage.name
 
     def _bind(self) -> None:
         place = self.place
@@ -132,9 +144,14 @@ class Replica:
             clock=self._clock,
             entered=self._controller.entered,
         )
-        worker = make_worker(self.place, user, bench, self._position, self._on_source_failed)
+        worker: Worker
+        if self.place.stage.partitions:
+            worker = self._durable = make_durable(self.place, user, bench, self._waiter.wake)
+        else:
+            worker = make_worker(self.place, user, bench, self._position, self._on_source_failed)
         if isinstance(worker, SourceWorker):
             self._source = worker
+        self._worker = worker
         return worker
 
     def _until_connected(self) -> None:
@@ -156,6 +173,8 @@ class Replica:
         while self._phase < PHASE["finish"] and not self._retired:
             if self._source is not None:
                 self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
+            if self._durable is not None:
+                self._durable.concluding = self._concluding
             # What has come is executed and sent on before anything that can wait.
             with self._reactor.lock:
                 self._reactor.receive(ready)
@@ -173,8 +192,8 @@ class Replica:
     def _wait(self) -> Ready:
         """Sleep until something arrives or a timer is due; what has arrived."""
         due_s = self._core.due_s()
-        if self._source is not None:
-            due_s = min(due_s, self._source.due_s())
+        if self._worker is not None:
+            due_s = min(due_s, self._worker.due_s())
         return self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
 
     def _turn(self) -> None:
@@ -198,6 +217,8 @@ class Replica:
             raise Unavailable("a newer process has this slot")
         self._say_goodbye()
         close_stage(instance)
+        if self._durable is not None:
+            self._durable.close()
         self._keeper.close()
         self._enter("finished")
         self._leave_books()
@@ -250,7 +271,7 @@ class Replica:
             same = "failed" if self._failure else self._state
             if same == known.state:
                 return
-        settled = ended and self._core.settled() and self._position_is_stored()
+        settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
             str(self.place.slot),
             self.place.incarnation,
@@ -260,14 +281,20 @@ class Replica:
             self._activity() if settled else 0,
             self._probe,
             self._failure,
+            self._source is None or self._source.ended,
         )
         if report != self._report:
             self._report = report
             if self._controller is not None:
                 self._controller.nudge()
 
-    def _position_is_stored(self) -> bool:
-        origin = self._core.origin
+    def _is_kept(self) -> bool:
+        """What must be on disk is there, and `finish` has run if it was this stage's turn."""
+        worker, origin = self._worker, self._core.origin
+        if worker is None or not worker.settled():
+            return False
+        if self._durable is not None and self._concluding > self._durable.concluding:
+            return False  # the order has come, the data thread has not taken it yet
         return origin is None or (self._keeper.stored_low >= origin.low and self._keeper.idle())
 
     def _activity(self) -> int:
@@ -287,11 +314,13 @@ class Replica:
             if message.number > self._update + 1 and self._controller is not None:
                 self._controller.register_again()
             self._update = max(self._update, message.number)
+            self._concluding |= message.concluding == self.place.stage.name
             if message.crash is not None:
                 with self._reactor.lock:
                     self._core.on_crash(message.crash, self._clock.now_s())
         elif isinstance(message, control.Snapshot):
             self._update = max(self._update, message.number)
+            self._concluding |= message.concluding == self.place.stage.name
         else:
             return
         self._phase = max(self._phase, PHASE[message.phase])

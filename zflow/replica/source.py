@@ -303,6 +303,10 @@ class SourceWorker:
             self._retries,
         )
 
+    def settled(self) -> bool:
+        """The core knows of everything."""
+        return True
+
     def due_s(self) -> float:
         """When a source that raised is called again."""
         waiting = self._again_s > self.bench.clock.now_s()

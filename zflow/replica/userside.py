@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zflow.replica.context import Context
+from zflow.shapes import entry_name
 from zflow.stages import StageDecl
 
 
@@ -27,8 +28,9 @@ def build(decl: StageDecl, parameters: dict[str, Any], context: Context) -> User
         return UserCode(call=call, instance=None)
     instance = decl.target(**parameters)
     instance.context = context
-    method = {"source": "__iter__", "stage": "process", "sink": "write"}[decl.kind]
-    return UserCode(call=getattr(instance, method), instance=instance)
+    context.instance = instance
+    call = getattr(instance, entry_name(decl.target, decl.kind))
+    return UserCode(call=call, instance=instance)
 
 
 def source_begin(

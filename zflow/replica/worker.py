@@ -21,7 +21,6 @@ from zflow.state.blackbox import BlackBox
 from zflow.state.latency import bucket_of
 
 SLICE_NS = 2_000_000
-WRITE_NS = 20_000_000  # of one call of `write`: what it costs to commit is paid once
 MAX_SLICE_ITEMS = 8192
 MAX_RUNS_PER_SLICE = 512  # what the black box can name
 MAX_TRACEBACK_CHARS = 4000
@@ -32,6 +31,12 @@ class Worker(Protocol):
 
     def slice(self) -> bool:
         """Run user code for about 2 ms; False if there was nothing to run."""
+
+    def due_s(self) -> float:
+        """When it has something to do even if nothing arrives; infinite if never."""
+
+    def settled(self) -> bool:
+        """True if nothing is open here that the core does not know of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +72,7 @@ class StageWorker:
     def __init__(
         self,
         bench: Bench,
-        call: Callable[[Any], Any],
+        call: Callable[..., Any],
         *,
         retry_on: tuple[type[Exception], ...],
         positioned: bool,
@@ -78,6 +83,14 @@ class StageWorker:
         self._retry_on = retry_on
         self._positioned = positioned
         self._is_sink = is_sink
+
+    def due_s(self) -> float:
+        """Nothing happens here unless something arrives."""
+        return float("inf")
+
+    def settled(self) -> bool:
+        """The core knows of everything."""
+        return True
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -210,26 +223,3 @@ class StageWorker:
         self.bench.counters.errors += 1
         with self.bench.reactor.lock:
             self.bench.reactor.core.failed(portion, position, code, name, text)
-
-
-class BatchSinkWorker(StageWorker):
-    """Sink classes with `write(items)`: a slice at once, item by item if the slice fails."""
-
-    portion_ns = WRITE_NS
-
-    def _call_all(self, portion: Portion, begin: int, results: list[Any]) -> BaseException | None:
-        if begin == 0 and portion.n > 1:
-            try:
-                self._call(portion.items)
-                results.extend([None] * portion.n)
-                return None
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the single calls tell whose
-                self.bench.context.logger.info("write failed, item by item: %s", error)
-        for position in range(begin, portion.n):
-            self.bench.context.at(portion, position)
-            try:
-                self._call([portion.items[position]])
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
-                return error
-            results.append(None)
-        return None

@@ -26,6 +26,8 @@ class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     max_crashes: int
     on_error: str
+    partitions: int = 0  # of the state of a durable stage; 0 of any other
+    durability: str = "power"
 
 
 class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +41,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
     delivery: str
     window_items: int = 65_536
     window_bytes: int = 64 * 1024 * 1024
+    partitions: int = 0  # into which its items are keyed; 0 where any replica may take them
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,6 +88,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """Replica -> coordinator, once a second and at every change: my state.
 
     activity: a number that moves whenever a unit is received or settled. probe: the last one seen.
+    exhausted: False while a source may yield more; one that is drained is not exhausted.
     """
 
     slot: str
@@ -95,6 +99,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     activity: int
     probe: int
     error: str = ""
+    exhausted: bool = True
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -105,15 +110,20 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     probe: int
     config: RunConfig
     crashes: list[Crash]  # of this slot's predecessors
+    concluding: str = ""
 
 
 class Update(msgspec.Struct, frozen=True, tag="update"):
-    """Coordinator -> all, numbered without gaps; a repeated number is the beat."""
+    """Coordinator -> all, numbered without gaps; a repeated number is the beat.
+
+    concluding: the durable stage whose turn it is to run `finish`, once all before it is settled.
+    """
 
     number: int
     phase: str
     probe: int
     crash: Crash | None = None
+    concluding: str = ""
 
 
 Message = Register | Report | Snapshot | Update

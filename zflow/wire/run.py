@@ -147,10 +147,14 @@ def item_span(runs: list[Run], begin: int, end: int) -> tuple[int, int]:
             break
     else:  # nearly always
         return begin, end
-    first = last = at = 0
+    return _items_before(runs, begin), _items_before(runs, end)
+
+
+def _items_before(runs: list[Run], unit: int) -> int:
+    items = 0
     for run in runs:
-        counts = run.counts or [1] * run.n
-        first += sum(counts[: max(begin - at, 0)])
-        last += sum(counts[: max(end - at, 0)])
-        at += run.n
-    return first, last
+        if unit < run.n:
+            return items + (unit if run.counts is None else sum(run.counts[:unit]))
+        unit -= run.n
+        items += run.items
+    return items

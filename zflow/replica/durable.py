@@ -1,0 +1,449 @@
+"""Runs a durable stage: applies units to the partitions that this replica owns, and commits them.
+
+Decides when a partition commits and what becomes of a unit that fails: it is tried again in its
+place, later units of its partition wait, those of others do not. What is a duplicate and when a
+unit may be acknowledged is decided in `protocol.anchor`.
+"""
+
+from collections.abc import Callable, Iterator
+from types import GeneratorType
+from typing import Any
+
+from zflow.errors import StageError
+from zflow.protocol.actions import Bury, Fail
+from zflow.protocol.inbox import Portion, ReceiverLink
+from zflow.replica.committer import Committer
+from zflow.replica.emit import WhenError
+from zflow.replica.partitions import Owned, Partitions, pack_outputs
+from zflow.replica.worker import SLICE_NS, Bench, describe
+from zflow.stages import StageOptions
+from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
+from zflow.wire.codec import load_item, pack
+from zflow.wire.run import Run, item_span
+
+GROUP_NS = 20_000_000  # a round waits that long for company, and not at all in an idle stage
+GROUP_UNITS = 1000
+MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
+MAX_BACKOFF_S = 30.0
+MAX_HELD = 8192  # units that wait behind one that failed
+LOW_EVERY_NS = 250_000_000  # settled outputs are deleted with the next commit, or that much later
+
+
+class Work:
+    """A run of units for one partition, from the first one that is not through.
+
+    attempt: of its first unit. dead: which of the items were given up. due_s: when it may be
+    tried again.
+    """
+
+    __slots__ = ("attempt", "dead", "due_s", "first", "items", "link", "portion", "position", "run")
+
+    def __init__(self, portion: Portion, position: int, run: Run, items: list[Any]) -> None:
+        self.portion = portion
+        self.position = position  # of its first unit in the portion
+        self.link: ReceiverLink = portion.link
+        self.first = portion.first + position
+        self.run = run
+        self.items = items
+        self.attempt = 0
+        self.dead: set[int] = set()
+        self.due_s = 0.0
+
+    def rest(self, done: int) -> "Work":
+        """What is left when `done` units are through."""
+        if done == 0:
+            return self
+        run, n = self.run, self.run.n
+        begin, end = item_span([run], done, n)
+        return Work(self.portion, self.position + done, run.cut(done, n), self.items[begin:end])
+
+
+class DurableWorker:
+    """See the module. call: takes an item; `instance.state` is what it works on."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        instance: Any,
+        call: Callable[[Any], Any],
+        partitions: Partitions,
+        committer: Committer[Owned],
+        *,
+        stage: str,
+        options: StageOptions,
+        yields: bool,
+    ) -> None:
+        self.bench = bench
+        self.partitions = partitions
+        self.concluding = False
+        self._instance = instance
+        self._call = call
+        self._committer = committer
+        self._stage = stage
+        self._options = options
+        self._yields = yields
+        self._held = 0
+        self._holding: dict[int, Owned] = {}
+        self._open: dict[int, Owned] = {}  # with something to commit
+        self._opened_ns = 0  # when the first of it was applied
+        self._round: list[Owned] = []  # under way
+        self._uncommitted = 0
+        self._applied = 0  # of these, since the last round began
+        self._low_due_ns = 0
+        self._failing: tuple[int, BaseException] | None = None
+        self._finish_failures = 0
+        self._finish_due_s = 0.0
+
+    # -- one slice ---------------------------------------------------------------------------
+
+    def slice(self) -> bool:
+        """Commits that are done, units that wait, then portions until 2 ms are used up."""
+        bench = self.bench
+        if self._committer.failure is not None:
+            raise self._committer.failure
+        self._settle()
+        began_ns = now_ns = bench.clock.now_ns()
+        worked = self._try_again(now_ns / 1e9)
+        while now_ns - began_ns < SLICE_NS:
+            portion = self._take(now_ns)
+            if portion is None:
+                break
+            worked = True
+            bench.entered(True)
+            self._run(portion)
+            bench.entered(False)
+            ended_ns = bench.clock.now_ns()
+            self._account(portion, now_ns, ended_ns)
+            now_ns = ended_ns
+        if self.concluding and not worked:
+            worked = self._conclude(now_ns)
+        self._commit_due(now_ns, idle=not worked)
+        return worked
+
+    def _take(self, now_ns: int) -> Portion | None:
+        bench = self.bench
+        core = bench.reactor.core
+        with bench.reactor.lock:
+            if core.full() or self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+                return None
+            parcel = core.next_parcel(now_ns / 1e9)
+            if parcel is None:
+                return None
+            service_s = core.inbox.window.service_s
+            units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
+            portion = core.take(parcel, max(1, min(units, GROUP_UNITS)), now_ns / 1e9)
+            core.inbox.executing_since_s = now_ns / 1e9
+        bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
+        return portion
+
+    def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
+        bench = self.bench
+        with bench.reactor.lock:
+            bench.reactor.flush()
+            bench.black_box.leave()
+            core = bench.reactor.core
+            core.inbox.executing_since_s = None
+            core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
+            bench.counters.received += portion.n
+            bench.counters.busy_ns += ended_ns - began_ns
+
+    # -- units -------------------------------------------------------------------------------
+
+    def _run(self, portion: Portion) -> None:
+        at = item_at = 0
+        for run in portion.runs:
+            end = item_at + run.items
+            owned = self.partitions.owned(max(run.partition, 0))
+            work = Work(portion, at, run, portion.items[item_at:end])
+            at, item_at = at + run.n, end
+            if owned.held:
+                self._hold(owned, work)
+            else:
+                self._work(owned, work)
+
+    def _work(self, owned: Owned, work: Work) -> None:
+        """Apply what was never applied; hold the rest if a unit fails."""
+        run = work.run
+        applied = 0
+        for begin, end in owned.logic.dedupe.fresh(run):
+            reached = self._apply(owned, work, begin, end)
+            applied += reached - begin
+            if reached < end:
+                self._through(owned, work, reached)
+                self._failed(owned, work.rest(reached))
+                return
+        self.bench.counters.duplicates += run.n - applied
+        self._through(owned, work, run.n)
+
+    def _apply(self, owned: Owned, work: Work, begin: int, end: int) -> int:
+        """User code for the units [begin, end); where it stopped."""
+        run, items, state = work.run, work.items, owned.state
+        self._instance.state = state
+        outputs: list[bytes] = []
+        position = begin
+        at = item_span([run], 0, begin)[1]
+        try:
+            for position in range(begin, end):
+                self.bench.context.at(work.portion, work.position + position)
+                count = 1 if run.counts is None else run.counts[position]
+                made: list[Any] = []
+                for self._at in range(at, at + count):
+                    if self._at not in work.dead:
+                        self._call_one(items[self._at], made)
+                state.seal()
+                outputs.extend(map(pack, made))
+                at += count
+            position = end
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
+            state.undo()
+            self._failing = (self._at - at, error)
+        if position > begin:
+            whole = begin == 0 and position == run.n
+            owned.logic.applied(run if whole else run.cut(begin, position), outputs)
+            self._uncommitted += position - begin
+            self._applied += position - begin
+            self.bench.counters.processed += position - begin
+            self._opened(owned)
+        return position
+
+    def _call_one(self, item: Any, made: list[Any]) -> None:
+        result = self._call(item)
+        if self._yields:
+            made.extend(output for output in result if output is not None)
+        elif isinstance(result, GeneratorType):
+            raise StageError("the method returned a generator object; write `yield from`")
+        elif result is not None:
+            made.append(result)
+
+    def _through(self, owned: Owned, work: Work, n: int) -> None:
+        """The first `n` units need nothing more from user code."""
+        if n and not owned.logic.owes(work.link, work.first, n):
+            with self.bench.reactor.lock:
+                self.bench.reactor.core.committed(work.link, work.first, n)
+
+    # -- units that fail ---------------------------------------------------------------------
+
+    def _hold(self, owned: Owned, work: Work, *, first: bool = False) -> None:
+        (owned.held.appendleft if first else owned.held.append)(work)
+        self._held += work.run.n
+        self._holding[owned.number] = owned
+
+    def _failed(self, owned: Owned, work: Work) -> None:
+        """The first unit of `work` has failed: again later, or the declared policy."""
+        assert self._failing is not None, "something has failed"
+        (item, error), self._failing = self._failing, None
+        counters, options = self.bench.counters, self._options
+        counters.errors += 1
+        self._hold(owned, work, first=True)
+        now_s = self.bench.clock.now_s()
+        if isinstance(error, options.retry_on) and work.attempt < options.retries:
+            wait_s = min(MAX_BACKOFF_S, options.backoff_s * 2.0**work.attempt)
+            work.attempt += 1
+            work.due_s = now_s + wait_s
+            return
+        attempts, work.attempt = work.attempt + 1, 0
+        work.due_s = float("inf")
+        name, text = describe(error)
+        if options.on_error == "drop":
+            self._give_up(work, item)
+            return
+        core = self.bench.reactor.core
+        with self.bench.reactor.lock:
+            if options.on_error == "fail":
+                core.actions.append(Fail(self._stage, name, text))
+            unit = work.run.cut(0, 1)
+            edge = self.bench.context.label(work.link.key[0])
+            letter = Bury(
+                0, self._stage, edge, unit, [work.items[item]], attempts, "error", name, text, False
+            )
+            core.bury(letter, lambda: self._give_up(work, item))
+            self.bench.reactor.perform()
+
+    @staticmethod
+    def _give_up(work: Work, item: int) -> None:
+        work.dead.add(item)
+        work.due_s = 0.0
+
+    def _try_again(self, now_s: float) -> bool:
+        """Units whose time has come, and those of their partitions that waited behind them."""
+        worked = False
+        for number, owned in list(self._holding.items()):
+            while owned.held and owned.held[0].due_s <= now_s:
+                work = owned.held.popleft()
+                self._held -= work.run.n
+                self.bench.black_box.enter(
+                    [work.run], alone=work.run.n == 1, now_ns=int(now_s * 1e9)
+                )
+                self.bench.entered(True)
+                self._work(owned, work)
+                self.bench.entered(False)
+                self.bench.black_box.leave()
+                worked = True
+            if not owned.held:
+                del self._holding[number]
+        return worked
+
+    def due_s(self) -> float:
+        """When something here has to be done although nothing arrives."""
+        due_s = min((owned.held[0].due_s for owned in self._holding.values()), default=1e18)
+        if self._open and not self._round:
+            due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
+        if self.concluding and self._finish_due_s:
+            due_s = min(due_s, self._finish_due_s)
+        return due_s
+
+    # -- commits -----------------------------------------------------------------------------
+
+    def _opened(self, owned: Owned) -> None:
+        if not self._open:
+            self._opened_ns = self.bench.clock.now_ns()
+        self._open[owned.number] = owned
+
+    def _commit_due(self, now_ns: int, *, idle: bool) -> None:
+        """Begin the next round, if it is time: everything that is open, in all partitions.
+
+        One at a time, and acknowledged as a whole: what came in one message is then acknowledged
+        as one range, and not partition by partition.
+        """
+        if self._round:
+            return
+        if idle and now_ns >= self._low_due_ns:
+            self._low_due_ns = now_ns + LOW_EVERY_NS
+            for owned in self.partitions.all():
+                if owned.origin.low > owned.low:
+                    self._open[owned.number] = owned
+        aged = now_ns - self._opened_ns >= GROUP_NS
+        if self._open and (idle or aged or self._applied >= GROUP_UNITS):
+            self._round = list(self._open.values())
+            self._open.clear()
+            self._applied = 0
+            for owned in self._round:
+                self._submit(owned)
+
+    def _submit(self, owned: Owned) -> None:
+        """Everything that is open, to the disk in one transaction."""
+        watermarks = self.bench.reactor.core.inbox.watermarks
+        commit = owned.logic.take(watermarks, owned.origin.low)
+        outbox = []
+        if commit.outputs:
+            raw = pack_outputs(commit.outputs)
+            outbox = [OutboxRow(first=commit.first, n=len(commit.outputs), raw=raw)]
+        batch = Batch(
+            seen=[
+                SeenRow(
+                    origin=one.origin,
+                    path=one.path,
+                    axis=one.axis,
+                    fixed=one.fixed,
+                    numbers=encode_numbers(one.ranges),
+                    top=one.top,
+                )
+                for one in commit.applied
+            ],
+            watermarks=commit.watermarks,
+            state=owned.state.take(),
+            outbox=outbox,
+            outbox_low=commit.low,
+            next_oseq=owned.logic.next,
+            done=commit.done,
+        )
+        self._committer.submit(owned, batch)
+
+    def _settle(self) -> None:
+        """Acknowledge a round that is durable, and send what was made of it."""
+        if not self._round or len(self._committer.done) < len(self._round):
+            return
+        self._committer.done.clear()
+        finished, self._round = self._round, []
+        for owned in finished:
+            commit = owned.logic.stored()
+            owned.state.committed()
+            owned.low = commit.low
+            owned.done = owned.done or commit.done
+            self._uncommitted -= commit.n
+            core = self.bench.reactor.core
+            with self.bench.reactor.lock:
+                for link, first, n in commit.units:
+                    core.committed(link, first, n)
+            if commit.outputs:
+                self.produce(owned, list(map(load_item, commit.outputs)))
+
+    def produce(self, owned: Owned, items: list[Any]) -> None:
+        """Outputs that are committed go on their way, around those that no edge takes."""
+        bench = self.bench
+        core = bench.reactor.core
+        try:
+            outputs = bench.emitter.route(items)
+        except WhenError as error:
+            self.produce(owned, items[: error.position]) if error.position else None
+            with bench.reactor.lock:
+                bad = describe(error.__cause__ or error)
+                core.produced_bad("final", *bad, None, owned.origin)
+            rest = items[error.position + 1 :]
+            if rest:
+                self.produce(owned, rest)
+            return
+        with bench.reactor.lock:
+            core.produced_at(owned.origin, outputs, len(items), bench.clock.now_ns(), None)
+            bench.reactor.flush()
+
+    # -- the end -----------------------------------------------------------------------------
+
+    def settled(self) -> bool:
+        """Nothing is open here: committed, sent, and no `finish` left that was asked for."""
+        if self._open or self._round or self._holding:
+            return False
+        every = self.partitions.all()
+        if any(owned.origin.low > owned.low for owned in every):
+            return False
+        return not self.concluding or all(owned.done for owned in every)
+
+    def _conclude(self, now_ns: int) -> bool:
+        """Run `finish` of one partition that has not had its own; False if there is none."""
+        finish = getattr(self._instance, "finish", None)
+        if now_ns / 1e9 < self._finish_due_s:
+            return False
+        for owned in self.partitions.all():
+            if not owned.logic.done and not owned.held and not owned.logic.under_way:
+                self.bench.entered(True)
+                try:
+                    outputs = self._finish(owned, finish) if finish is not None else []
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's method
+                    self._finish_failed(owned, error)
+                    return True
+                finally:
+                    self.bench.entered(False)
+                owned.logic.finished(outputs)
+                self._opened(owned)
+                return True
+        return False
+
+    def _finish(self, owned: Owned, finish: Callable[[], Any]) -> list[bytes]:
+        self._instance.state = owned.state
+        self.bench.context.at(None, 0)
+        result = finish()
+        if result is None:
+            made: Iterator[Any] = iter(())
+        else:
+            made = result if isinstance(result, GeneratorType) else iter((result,))
+        outputs = [pack(output) for output in made if output is not None]
+        owned.state.seal()
+        return outputs
+
+    def _finish_failed(self, owned: Owned, error: BaseException) -> None:
+        owned.state.undo()
+        self.bench.counters.errors += 1
+        if self._finish_failures < self._options.retries:
+            wait_s = min(MAX_BACKOFF_S, self._options.backoff_s * 2.0**self._finish_failures)
+            self._finish_failures += 1
+            self._finish_due_s = self.bench.clock.now_s() + wait_s
+            return
+        self._finish_due_s = float("inf")
+        with self.bench.reactor.lock:
+            self.bench.reactor.core.actions.append(Fail(self._stage, *describe(error)))
+            self.bench.reactor.perform()
+
+    def close(self) -> None:
+        """Let the next owners have the partitions; blocks for commits under way."""
+        self._committer.close()
+        self.partitions.close()

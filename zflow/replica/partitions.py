@@ -1,0 +1,139 @@
+"""The partitions that a durable replica owns: their files, their state and what waits in each.
+
+Decides which are opened, and when: at the start those that exist, since outputs of a predecessor
+may be waiting in them; others with their first unit. Runs no user code.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from zflow.hashing import text_hash64
+from zflow.ids import Slot
+from zflow.paths import StateDirectory
+from zflow.protocol.anchor import Applied, Dedupe, Partition
+from zflow.protocol.core import Core, OriginSettings
+from zflow.protocol.keyed import owner_of
+from zflow.protocol.origin import Origin
+from zflow.state.mapping import State
+from zflow.state.partition import OutboxRow, PartitionFile, SeenRow, decode_numbers
+from zflow.wire.codec import load_item
+from zflow.wire.control import StageConfig
+
+CACHE_BYTES = 256 * 1024 * 1024  # of decoded values, shared by the partitions of a replica
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(list[bytes])
+
+
+class Owned:
+    """One partition of this replica.
+
+    low: of its outputs, the low mark on disk. held: work that waits for a unit that failed. done:
+    `finish` has run and is durable.
+    """
+
+    def __init__(
+        self, number: int, file: PartitionFile, state: State, logic: Partition, origin: Origin
+    ) -> None:
+        self.number = number
+        self.file = file
+        self.state = state
+        self.logic = logic
+        self.origin = origin
+        self.low = origin.low
+        self.held: deque[Any] = deque()
+        self.done = logic.done
+
+
+class Partitions:
+    """All partitions of one slot."""
+
+    def __init__(self, core: Core, stage: StageConfig, slot: Slot, state: StateDirectory) -> None:
+        self._core = core
+        self._stage = stage
+        self._slot = slot
+        self._state = state
+        self._owned: dict[int, Owned] = {}
+        mine = max(1, stage.partitions // stage.replicas)
+        self._cache_bytes = CACHE_BYTES // mine
+
+    def open_existing(self) -> list[tuple[Owned, list[Any]]]:
+        """Those with files, each with the outputs that are committed and not settled."""
+        self._state.make_partitions(self._stage.name)
+        mine = [n for n in range(self._stage.partitions) if self._is_mine(n)]
+        if self._stage.partitions == 1:  # its `finish` runs even if nothing ever came
+            return [self._open(number) for number in mine]
+        return [self._open(number) for number in mine if self._path(number).exists()]
+
+    def _is_mine(self, number: int) -> bool:
+        return owner_of(number, self._stage.replicas) == self._slot.index
+
+    def _path(self, number: int) -> Path:
+        return self._state.partition(self._stage.name, number)
+
+    def owned(self, number: int) -> Owned:
+        """The partition of that number; blocks for the disk when it is opened."""
+        found = self._owned.get(number)
+        if found is None:
+            found, _ = self._open(number)
+        return found
+
+    def all(self) -> Iterable[Owned]:
+        """Those that are open."""
+        return self._owned.values()
+
+    def _open(self, number: int) -> tuple[Owned, list[Any]]:
+        stage = self._stage
+        file = PartitionFile(
+            self._path(number),
+            stage=stage.name,
+            partition=number,
+            partitions=stage.partitions,
+            durability="process" if stage.durability == "process" else "power",
+        )
+        loaded = file.loaded
+        logic = Partition(
+            number,
+            dedupe=Dedupe(loaded.watermarks, map(_applied, loaded.seen)),
+            next_oseq=loaded.next_oseq,
+            done=loaded.done,
+        )
+        name = text_hash64(stage.name, str(number), str(loaded.birth))
+        settings = OriginSettings(origin=name, stage=stage.name, low=loaded.outbox_low)
+        origin = self._core.acquired(number, settings)
+        state = State(file, cache_bytes=self._cache_bytes)
+        owned = self._owned[number] = Owned(number, file, state, logic, origin)
+        return owned, _waiting(loaded.outbox, loaded.outbox_low)
+
+    def close(self) -> None:
+        """Let the next owners have them."""
+        for owned in self._owned.values():
+            owned.file.close()
+
+
+def pack_outputs(outputs: list[bytes]) -> bytes:
+    """The outputs of one commit, each pickled, as one row."""
+    return _ENCODER.encode(outputs)
+
+
+def _waiting(rows: list[OutboxRow], low: int) -> list[Any]:
+    """The outputs from `low` on; the row that it lies in may begin below."""
+    outputs: list[Any] = []
+    for row in rows:
+        blobs = _DECODER.decode(row.raw)
+        outputs.extend(map(load_item, blobs[max(0, low - row.first) :]))
+    return outputs
+
+
+def _applied(row: SeenRow) -> Applied:
+    return Applied(
+        origin=row.origin,
+        path=row.path,
+        axis=row.axis,
+        fixed=row.fixed,
+        ranges=decode_numbers(row.numbers),
+    )
