@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     0: "errors clock ids intervals hashing",
-    1: "log paths stages metrics wire",
+    1: "locks log paths stages metrics wire",
     2: "topology",
     3: "config protocol state loader planning export",
     4: "net",
