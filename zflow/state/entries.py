@@ -104,17 +104,17 @@ def _references(value: Any) -> int:
     return getrefcount(value)
 
 
-def _references_to_a_local() -> int:
+def _references_to_one_name() -> int:
     value = object()
     return _references(value)
 
 
-_UNHELD = _references_to_a_local()  # differs between Pythons
+_OF_ONE_NAME = _references_to_one_name()  # differs between Pythons
 
 
 def is_held(value: Any, ours: int) -> bool:
     """True if somebody refers to an object, apart from `ours` tuples and the caller's one name."""
-    return _references(value) > _UNHELD + ours
+    return _references(value) > _OF_ONE_NAME + 1 + ours  # 1: the name it has here
 
 
 class Cache:

@@ -281,7 +281,7 @@ class State(MutableMapping[Any, Any]):
         known = self._known(raw)
         if row != (base if known is None else known[2]):
             return (key, STALE, row)
-        if known is not None and (known[1] is not value or is_held(value, ours=2)):
+        if known is not entry or is_held(value, ours=1):
             self._spoil(raw)  # who still refers to it could change it when it is nobody's turn
         return None
 
@@ -338,9 +338,8 @@ class State(MutableMapping[Any, Any]):
             entry = self._item.get(raw)
             if entry is None or entry[2] is None:
                 continue  # sealed or assigned since
-            known = self._known(raw)
             value = entry[1]
-            if is_held(value, ours=1 + (known is not None and known[1] is value)):
+            if is_held(value, ours=1):  # the entry, which the layer below shares
                 pending.append(raw)
             elif pack_row(entry[0], value) == entry[2]:
                 del self._item[raw]
