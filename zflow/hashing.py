@@ -86,7 +86,7 @@ def key_bytes(key: Any) -> bytes:
 def _other(key: Any) -> bytes:
     if key is None:
         return b"0"
-    if isinstance(key, Enum) and key == key.value:  # IntEnum, StrEnum: equal to a plain value
+    if isinstance(key, Enum) and isinstance(key, date):
         return key_bytes(key.value)
     for kinds, encode in _ENCODERS:
         if isinstance(key, kinds):
@@ -155,7 +155,8 @@ def _enum(member: Enum) -> bytes:
     return b"e" + _tuple((module, kind.__qualname__, name))
 
 
-# Subclasses of these are equal to the plain value, so they have its bytes.
+# Subclasses of these (IntEnum, StrEnum, named tuples) are equal to the plain value, so they have
+# its bytes.
 _ENCODERS: tuple[tuple[type, Callable[[Any], bytes]], ...] = (
     (str, lambda key: b"s" + _utf8(str.__str__(key))),
     (Integral, lambda key: _integer(operator.index(key))),  # bool, and numpy's integers

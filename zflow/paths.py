@@ -110,6 +110,15 @@ class StateDirectory:
         return self.root / "dead"
 
     @property
+    def partitions_folder(self) -> Path:
+        """The partitions of all durable stages, a folder each."""
+        return self.root / "partitions"
+
+    def partition(self, stage: str, number: int) -> Path:
+        """The file of one partition of a durable stage."""
+        return self.partitions_folder / stage / f"{number:03}.sqlite"
+
+    @property
     def code(self) -> Path:
         """The topology file as it was when the run began."""
         return self.root / "topology.py"
@@ -122,6 +131,11 @@ class StateDirectory:
     def make(self) -> None:
         """Make the folders, private."""
         for folder in (self.root, self.root / "positions", self.dead_folder):
+            make_private(folder)
+
+    def make_partitions(self, stage: str) -> None:
+        """Make the folder of a durable stage's partitions, private."""
+        for folder in (self.partitions_folder, self.partitions_folder / stage):
             make_private(folder)
 
 

@@ -5,13 +5,13 @@ Decides how a process makes sure that it does not outlive its supervisor or shar
 
 import ctypes
 import faulthandler
-import fcntl
 import os
 import signal
 import sys
 from pathlib import Path
 
 from zflow.errors import Unavailable
+from zflow.locks import FileLock
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,26 +27,12 @@ def settle_in(parent: int) -> None:
     faulthandler.enable()
 
 
-class SlotLock:
+class SlotLock(FileLock):
     """The flock that makes a slot one process's: taken before bind, held until the end (F16)."""
 
     def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._descriptor)
-            raise Unavailable(
-                f"another process holds this slot ({path}): it must be dead before a successor "
-                "may start"
-            ) from error
-        # A child that user code forks shares the open file and with it the lock: it would keep
-        # the slot when this process dies (F12).
-        os.register_at_fork(after_in_child=self._forget)
-
-    def _forget(self) -> None:
-        os.close(self._descriptor)
-
-    def release(self) -> None:
-        """Give the slot up; the operating system does the same when the process dies."""
-        os.close(self._descriptor)
+        super().__init__(
+            path,
+            f"another process holds this slot ({path}): it must be dead before a successor "
+            "may start",
+        )

@@ -12,6 +12,7 @@ from typing import Any
 
 import cloudpickle
 
+from zflow.hashing import key_bytes
 from zflow.wire.data import MAX_BUFFERS
 from zflow.wire.payload import DecodeError, EncodeError
 
@@ -158,6 +159,46 @@ def load_item(raw: bytes) -> Any:
         return pickle.loads(raw)
     except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
         raise DecodeError(f"cannot be unpickled: {error}") from error
+
+
+def pack(item: Any) -> bytes:
+    """One item as bytes, buffers included; raises EncodeError, with the cause."""
+    try:
+        return pickle.dumps(item, 5)
+    except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
+        raise EncodeError(f"cannot be pickled: {type(error).__name__}: {error}") from error
+
+
+class _Canonical(pickle.Pickler):
+    """What it writes is compared, never read: sets are sorted, and 1 == 1.0 == True is one."""
+
+    def persistent_id(self, part: Any) -> Any:
+        """Asked about every part."""
+        if isinstance(part, set | frozenset):
+            # Their order depends on the salt of hash(), another in each process.
+            return ("set", sorted(_canonical(member) for member in part))
+        if isinstance(part, bool | int | float):
+            return ("number", key_bytes(part))
+        return None
+
+
+def _canonical(item: Any) -> bytes:
+    out = io.BytesIO()
+    pickler = _Canonical(out, protocol=5)
+    pickler.fast = True  # no memo: sharing inside the item does not show
+    pickler.dump(item)
+    return out.getvalue()
+
+
+def canonical_bytes(key: Any) -> bytes:
+    """Bytes that are equal for keys that are equal part by part, in every process.
+
+    raises: EncodeError. What a class says in its own `__eq__` is not known here.
+    """
+    try:
+        return _canonical(key)
+    except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
+        raise EncodeError(f"cannot be pickled: {type(error).__name__}: {error}") from error
 
 
 def why_not_shippable(target: Callable[..., Any]) -> str | None:
