@@ -20,6 +20,10 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
         f"{result.items:,} items in {result.seconds:.1f} s ({result.rate_per_s:,.0f}/s), "
         f"latency p50 {_time(result.latency_p50_s)}, p99 {_time(result.latency_p99_s)}"
     )
+    for stage, counts in result.stages.items():
+        if counts["late"]:
+            items = "item" if counts["late"] == 1 else "items"
+            yield f"{stage}: {counts['late']:,} {items} came too late for their windows"
     yield f"run {result.run_id}: {result.outcome}"
     if result.dead_letters:
         letters = "letter" if result.dead_letters == 1 else "letters"

@@ -76,7 +76,7 @@ def make_result(
             stage.name: {
                 **{
                     name: books.stage(stage.name).get(name, 0)
-                    for name in ("received", "processed", "errors")
+                    for name in ("received", "processed", "errors", "late")
                 },
                 "restarts": restarts.get(stage.name, 0),
             }

@@ -203,10 +203,12 @@ class DurableWorker:
             self._uncommitted += position - begin
             self._applied += position - begin
             self.bench.counters.processed += position - begin
+            self.bench.counters.late = self.bench.context.late
             self._opened(owned)
         return position
 
     def _call_one(self, item: Any, made: list[Any]) -> None:
+        self.bench.context.item = item
         result = self._call(item)
         if self._yields:
             made.extend(output for output in result if output is not None)

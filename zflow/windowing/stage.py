@@ -1,0 +1,95 @@
+"""The durable stages that run a function under `@window`.
+
+Decides when a window fires, and what is late. Keeps nothing outside `self.state` but hints.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from zflow.stages import Emit
+from zflow.windowing.agenda import MARK, Agenda, Due, State, Token, seconds, watermark
+from zflow.windowing.calls import Calls
+from zflow.windowing.specs import Window
+
+LATE = "late"  # the output for items whose windows have all fired
+
+
+class Open(Protocol):
+    """What one kind of stage keeps until it is due."""
+
+    def add(self, agenda: Agenda, key: Any, time_s: float, item: Any) -> bool:
+        """Keep an item; False if it is late."""
+
+    def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
+        """All that will be due, as the state says."""
+
+    def close(self, agenda: Agenda, due: Due) -> tuple[Window, list[Any]] | None:
+        """A window that fires now, with its items; None if there is none of them."""
+
+
+class Timed(Calls):
+    """What windows of time and joins have in common: a watermark, an agenda, the function."""
+
+    def __init__(self, function: Callable[..., Any], time: Callable[[Any], Any]) -> None:
+        super().__init__(function)
+        self._time = time
+        self._agendas: dict[int, Agenda] = {}  # by the identity of the partition's state
+        self._agenda: Agenda | None = None  # of the partition that had the last item
+
+    def agenda(self) -> Agenda:
+        """Of the partition in hand."""
+        state, found = self.state, self._agenda
+        if found is None or found.state is not state:
+            found = self._agendas.get(id(state))  # which lives as long as the agenda refers to it
+        mark = watermark(state)
+        if found is None or found.mark != mark:
+            found = Agenda(state, mark).fill(self.pending(state, mark))
+            self._agendas[id(state)] = found
+        self._agenda = found
+        return found
+
+    def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
+        """All that will be due in a partition, as its state says."""
+        raise NotImplementedError
+
+    def late(self, item: Any) -> Emit:
+        """Count an item that came too late."""
+        self.context.late += 1
+        return Emit(LATE, item)
+
+
+class WindowStage(Timed):
+    """Windows of event time. windows: which kind."""
+
+    def __init__(
+        self, function: Callable[..., Any], time: Callable[[Any], Any], windows: Open
+    ) -> None:
+        super().__init__(function, time)
+        self._windows = windows
+
+    def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
+        """All that will be due in a partition, as its state says."""
+        return self._windows.pending(state, mark)
+
+    def process(self, item: Any) -> Iterator[Any]:
+        """Keep the item, and fire what its time makes due."""
+        agenda = self.agenda()
+        time_s = seconds(self._time, item)
+        if not self._windows.add(agenda, self.context.key, time_s, item):
+            yield self.late(item)
+        elif time_s > agenda.mark:
+            yield from self._advance(agenda, time_s)
+
+    def finish(self) -> Iterator[Any]:
+        """Fire everything that is open; what comes later is late."""
+        yield from self._advance(self.agenda(), math.inf)
+
+    def _advance(self, agenda: Agenda, time_s: float) -> Iterator[Any]:
+        agenda.state[MARK] = time_s
+        before, agenda.mark = agenda.mark, time_s
+        for due in agenda.pop(time_s):
+            closed = self._windows.close(agenda, due) if due.due_s > before else None
+            if closed is not None:
+                window, items = closed
+                yield from self.call(due.key, window, items)
