@@ -100,6 +100,10 @@ class StateDirectory:
         """Where a source replica's position is kept."""
         return self.root / "positions" / f"{slot.stage}-{slot.index}.sqlite"
 
+    def journal(self, slot: Slot) -> Path:
+        """What a source replica that cannot be replayed has yielded."""
+        return self.root / "positions" / f"{slot.stage}-{slot.index}.journal.sqlite"
+
     def dead_letters(self, slot: Slot) -> Path:
         """What a replica has given up."""
         return self.dead_folder / f"{slot.stage}-{slot.index}.dead.sqlite"

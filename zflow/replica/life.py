@@ -148,7 +148,14 @@ class Replica:
         if self.place.stage.partitions:
             worker = self._durable = make_durable(self.place, user, bench, self._waiter.wake)
         else:
-            worker = make_worker(self.place, user, bench, self._position, self._on_source_failed)
+            worker = make_worker(
+                self.place,
+                user,
+                bench,
+                self._position,
+                lambda: self._keeper.stored_low,
+                self._on_source_failed,
+            )
         if isinstance(worker, SourceWorker):
             self._source = worker
         self._worker = worker
