@@ -47,6 +47,10 @@ class RunDirectory:
         """The black box of one incarnation."""
         return self.root / "b" / f"{stage_number}-{index}.{incarnation}"
 
+    def hot_keys(self, stage_number: int, index: int) -> Path:
+        """Which keys a slot's last process has sent most often."""
+        return self.root / "b" / f"{stage_number}-{index}.keys"
+
     def lock(self, slot: Slot) -> Path:
         """Held with flock by the one process that speaks for this slot; known by its name, since
         a process has to hold it before it asks for anything."""
