@@ -124,7 +124,7 @@ class DurableWorker:
         bench = self.bench
         core = bench.reactor.core
         with bench.reactor.lock:
-            if core.full() or self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+            if core.full() or self._full():
                 return None
             parcel = core.next_parcel(now_ns / 1e9)
             if parcel is None:
@@ -135,6 +135,12 @@ class DurableWorker:
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
+
+    def _full(self) -> bool:
+        """Enough is open here: not durable yet, behind a unit that fails, or in one partition."""
+        if self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+            return True
+        return any(owned.origin.full() for owned in self.partitions.all())
 
     def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
         bench = self.bench
@@ -190,8 +196,9 @@ class DurableWorker:
                 for self._at in range(at, at + count):
                     if self._at not in work.dead:
                         self._call_one(items[self._at], made)
+                packed = list(map(pack, made))  # before its changes are kept: it may fail
                 state.seal()
-                outputs.extend(map(pack, made))
+                outputs += packed
                 at += count
             position = end
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
@@ -309,7 +316,8 @@ class DurableWorker:
         """
         if self._round:
             return
-        if idle and now_ns >= self._low_due_ns:
+        core = self.bench.reactor.core
+        if idle and (now_ns >= self._low_due_ns or core.quiet()):
             self._low_due_ns = now_ns + LOW_EVERY_NS
             for owned in self.partitions.all():
                 if owned.origin.low > owned.low:

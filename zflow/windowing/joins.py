@@ -78,6 +78,7 @@ class JoinStage(Timed):
         return math.floor(time_s / self._bucket_s)
 
     def _due_s(self, bucket: int) -> float:
+        # One bucket later than it need be, so that no rounding of sums and quotients matters.
         return (bucket + 2) * self._bucket_s + self._within_s + self._late_after_s
 
     def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
