@@ -71,7 +71,7 @@ class Trial:
         def counted(*arguments: Any) -> Any:
             self.calls_until_failure -= 1
             if self.calls_until_failure == -1:
-                raise Broken
+                raise Broken("as it was told to")
             return user(*arguments)
 
         if not self.stage._is_generator:

@@ -24,8 +24,8 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
     )
     for stage, counts in result.stages.items():
         if counts["late"]:
-            items = "item" if counts["late"] == 1 else "items"
-            yield f"{stage}: {counts['late']:,} {items} came too late for their windows"
+            items = "1 item" if counts["late"] == 1 else f"{counts['late']:,} items"
+            yield f"{stage}: {items} came too late"
     for label, keys in result.hot_keys.items():
         named = ", ".join(f"{one.key} {one.share:.1%}" for one in keys[:SHOWN_KEYS])
         yield f"{label}: most frequent keys {named}"

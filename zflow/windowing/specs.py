@@ -137,7 +137,7 @@ def spec_faults(spec: Any) -> Iterator[Fault]:
 
 def _times_faults(spec: Times) -> Iterator[Fault]:
     sizes = {"size": spec.size_s, "hop": spec.hop_s}
-    if spec.size_s == spec.hop_s:
+    if spec.hop_s is spec.size_s:  # NaN is not equal to itself
         del sizes["hop"]
     wrong = [name for name, value in sizes.items() if not is_seconds(value) or value == 0]
     for name in wrong:
