@@ -125,7 +125,7 @@ def test_every_window_is_right_and_late_items_leave_by_their_own_output(shop):
     assert kept(shop) == expected()
     late = sum(1 for row in expected() if row[0] == "late")
     assert late == (EVENTS - 1000) // LATE_EVERY
-    # The items of sliding windows that are late have no edge to go to; they are counted all the same.
+    # Those of the sliding windows have no edge to go to; they are counted all the same.
     assert {name: done.data["stages"][name]["late"] for name in ("tumbled", "slid", "counted")} == {
         "tumbled": late,
         "slid": late,
