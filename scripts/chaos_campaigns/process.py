@@ -88,7 +88,7 @@ class Site:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self.patches), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join(map(str, [self.patches, ROOT, ROOT / "scripts"])),
             "PYTHONFAULTHANDLER": "1",
             "XDG_RUNTIME_DIR": str(self.runtime),
             MARK: str(self.folder),
@@ -140,9 +140,10 @@ class Run:
         replicas: Sequence[str] = (),
         *,
         resume: bool = False,
+        file: Path = TOPOLOGIES,
     ) -> None:
         self.site = site
-        target = f"{TOPOLOGIES}:{topology}"
+        target = f"{file}:{topology}"
         command = [sys.executable, "-m", "zflow", "run", target, "--json"]
         if resume:
             command += ["--resume", "last"]

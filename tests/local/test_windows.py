@@ -196,7 +196,7 @@ JOIN = """
                 time.sleep(pause_s)
             yield k % 10, k / 10 + 0.5, k
 
-    @join(within_s=1, time=lambda item: item[1], lateness_s=1000, replicas=2)
+    @join(within_s=1, time=lambda item: item[1], replicas=2)
     def paid(key, order, payment, more: int = 0):
         return key, order[2], payment[2] + more
 

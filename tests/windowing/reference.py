@@ -113,11 +113,14 @@ def numbers_of(items):
 
 
 def of_join(items, *, within_s, lateness_s=0.0):
-    """Pairs, as (key, left number, right number); each item comes with its side."""
-    answer, mark, known = Answer(), -math.inf, []
+    """Pairs, as (key, left number, right number); each item comes with its side.
+
+    Late is what is late on its own side.
+    """
+    answer, marks, known = Answer(), [-math.inf, -math.inf], []
     for item, side in items:
         key, time_s, number = item
-        if time_s + within_s + lateness_s < mark:
+        if time_s + within_s + lateness_s < marks[side]:
             answer.late.append(item)
             continue
         near = [
@@ -131,5 +134,5 @@ def of_join(items, *, within_s, lateness_s=0.0):
             pair = (number, other[2]) if side == 0 else (other[2], number)
             answer.outputs.append((key, *pair))
         known.append((item, side))
-        mark = max(mark, time_s)
+        marks[side] = max(marks[side], time_s)
     return answer

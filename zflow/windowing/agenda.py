@@ -16,8 +16,7 @@ State = MutableMapping[Any, Any]
 Token = tuple[int, ...]  # which of the windows of a key
 
 # The first part of a key of the state. Rows sort by it: small ones come before all the items.
-MARK_ROW, SMALL, ITEM = 0, 1, 2
-MARK = (MARK_ROW,)
+MARK, SMALL, ITEM = 0, 1, 2
 
 
 class Due(NamedTuple):
@@ -30,11 +29,12 @@ class Due(NamedTuple):
 
 
 class Agenda:
-    """Of one partition; one thread owns it. mark: the watermark that it was made for."""
+    """Of one partition and side; one thread owns it. mark: the watermark that it was made for."""
 
-    def __init__(self, state: State, mark: float) -> None:
+    def __init__(self, state: State, side: int, mark: float) -> None:
         self.state = state
         self.mark = mark
+        self._side = side
         self._heap: list[Due] = []
         self._known: set[tuple[bytes, Token]] = set()
 
@@ -44,6 +44,12 @@ class Agenda:
         if (rank, token) not in self._known:
             self._known.add((rank, token))
             heapq.heappush(self._heap, Due(due_s, rank, token, key))
+
+    def advance(self, mark: float) -> float:
+        """Move the watermark, here and in the state; what it was."""
+        before, self.mark = self.mark, mark
+        self.state[MARK, self._side] = mark
+        return before
 
     def pop(self, until_s: float) -> Iterator[Due]:
         """Everything that is due by then, in order; what is added meanwhile too."""
@@ -60,9 +66,9 @@ class Agenda:
         return self
 
 
-def watermark(state: State) -> float:
-    """The highest event time that the partition has seen; -inf before the first, inf at the end."""
-    return float(state.get(MARK, -math.inf))
+def watermark(state: State, side: int) -> float:
+    """The highest event time that has come on a side; -inf before the first, inf at the end."""
+    return float(state.get((MARK, side), -math.inf))
 
 
 def small_rows(state: State) -> Iterator[tuple[Any, Any]]:

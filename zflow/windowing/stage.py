@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from zflow.stages import Emit
-from zflow.windowing.agenda import MARK, Agenda, Due, State, Token, seconds, watermark
+from zflow.windowing.agenda import Agenda, Due, State, Token, seconds, watermark
 from zflow.windowing.calls import Calls
 from zflow.windowing.specs import Window
 
@@ -34,23 +34,21 @@ class Timed(Calls):
     def __init__(self, function: Callable[..., Any], time: Callable[[Any], Any]) -> None:
         super().__init__(function)
         self._time = time
-        self._agendas: dict[int, Agenda] = {}  # by the identity of the partition's state
-        self._agenda: Agenda | None = None  # of the partition that had the last item
+        # By the identity of the partition's state, which lives as long as its agenda.
+        self._agendas: dict[tuple[int, int], Agenda] = {}
 
-    def agenda(self) -> Agenda:
-        """Of the partition in hand."""
-        state, found = self.state, self._agenda
-        if found is None or found.state is not state:
-            found = self._agendas.get(id(state))  # which lives as long as the agenda refers to it
-        mark = watermark(state)
+    def agenda(self, side: int = 0) -> Agenda:
+        """Of the partition in hand, moved on by the watermark of that side."""
+        state = self.state
+        mark = watermark(state, side)
+        found = self._agendas.get((id(state), side))
         if found is None or found.mark != mark:
-            found = Agenda(state, mark).fill(self.pending(state, mark))
-            self._agendas[id(state)] = found
-        self._agenda = found
+            found = Agenda(state, side, mark).fill(self.pending(state, side, mark))
+            self._agendas[id(state), side] = found
         return found
 
-    def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
-        """All that will be due in a partition, as its state says."""
+    def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
+        """All that this watermark will make due in a partition, as its state says."""
         raise NotImplementedError
 
     def late(self, item: Any) -> Emit:
@@ -68,8 +66,8 @@ class WindowStage(Timed):
         super().__init__(function, time)
         self._windows = windows
 
-    def pending(self, state: State, mark: float) -> Iterator[tuple[float, Any, Token]]:
-        """All that will be due in a partition, as its state says."""
+    def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
+        """All windows that are open in a partition, as its state says."""
         return self._windows.pending(state, mark)
 
     def process(self, item: Any) -> Iterator[Any]:
@@ -86,8 +84,7 @@ class WindowStage(Timed):
         yield from self._advance(self.agenda(), math.inf)
 
     def _advance(self, agenda: Agenda, time_s: float) -> Iterator[Any]:
-        agenda.state[MARK] = time_s
-        before, agenda.mark = agenda.mark, time_s
+        before = agenda.advance(time_s)
         for due in agenda.pop(time_s):
             closed = self._windows.close(agenda, due) if due.due_s > before else None
             if closed is not None:
