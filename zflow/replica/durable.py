@@ -298,9 +298,8 @@ class DurableWorker:
                 core.actions.append(Fail(self._stage, name, text))
             unit = work.run.cut(0, 1)
             edge = self.bench.context.label(work.link.key[0])
-            letter = Bury(
-                0, self._stage, edge, unit, [work.items[item]], attempts, "error", name, text, False
-            )
+            said = (attempts, "error", name, text, False)
+            letter = Bury(0, self._stage, edge, unit, [work.items[item]], *said, place=item)
             core.bury(letter, lambda: self._give_up(work, item))
             self.bench.reactor.perform()
 
