@@ -232,6 +232,8 @@ class DurableWorker:
                 count = 1 if run.counts is None else run.counts[position]
                 made: list[Any] = []
                 for self._at in range(at, at + count):
+                    if count > 1 and run.n == 1:
+                        self.bench.black_box.at(self._at - at)
                     if self._at not in work.dead:
                         self._call_one(items[self._at], made)
                 packed = list(map(pack, made))  # before its changes are kept: it may fail
@@ -299,7 +301,7 @@ class DurableWorker:
             unit = work.run.cut(0, 1)
             edge = self.bench.context.label(work.link.key[0])
             said = (attempts, "error", name, text, False)
-            letter = Bury(0, self._stage, edge, unit, [work.items[item]], *said, place=item)
+            letter = Bury(0, self._stage, edge, unit, [work.items[item]], *said, (item,))
             core.bury(letter, lambda: self._give_up(work, item))
             self.bench.reactor.perform()
 

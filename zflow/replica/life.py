@@ -385,7 +385,8 @@ class Replica:
             action.error.strip().rpartition("\n")[2],
         )
         items = action.items or [None]
-        letters = [self._letter(action, item, at) for at, item in enumerate(items, action.place)]
+        places = zip(items, action.places, strict=True)
+        letters = [self._letter(action, item, place) for item, place in places]
         self._keeper.bury(action.ticket, letters)
 
     def _letter(self, action: Bury, item: Any, place: int) -> DeadLetter:
