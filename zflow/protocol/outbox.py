@@ -86,8 +86,11 @@ class Outbox:
     ) -> None:
         self.settings = settings
         self.ledger = EdgeLedger()
+        # What such an edge has sent is settled before it arrives, where the origin's low mark
+        # would make a duplicate of it (R7).
+        stated: Watermarks = tuple if settings.at_most_once else watermarks
         self.links = [
-            SenderLink((settings.edge, slot), self, identity, act, new_token, watermarks)
+            SenderLink((settings.edge, slot), self, identity, act, new_token, stated)
             for slot in settings.targets
         ]
         self.queue: deque[Segment] = deque()
