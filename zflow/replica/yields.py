@@ -164,9 +164,7 @@ class YieldWorker(StageWorker):
         self._send_stream(portion, outputs, len(items), ended=len(items) < STREAM_ITEMS)
         return self._stream is None
 
-    def _send_stream(
-        self, portion: Portion, outputs: list[Output], n: int, *, ended: bool
-    ) -> None:
+    def _send_stream(self, portion: Portion, outputs: list[Output], n: int, *, ended: bool) -> None:
         stream, core = self._stream, self.bench.reactor.core
         assert stream is not None, "only a stream sends"
         with self.bench.reactor.lock:
