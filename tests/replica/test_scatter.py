@@ -248,7 +248,11 @@ def test_an_input_that_is_tried_again_makes_the_same_units(make_bench, route, mo
     assert {len(items) for _, items in found[0].values()} == {PART_UNITS}
 
 
-def test_a_free_edge_beside_a_keyed_one_numbers_its_own_yields(make_bench, route):
+@pytest.mark.parametrize("stream_items", [2, 3, 1024])
+def test_a_free_edge_beside_a_keyed_one_numbers_its_own_yields(
+    make_bench, route, monkeypatch, stream_items
+):
+    monkeypatch.setattr(module, "STREAM_ITEMS", stream_items)
     bench = make_bench(route(EDGE, key=key), route(10))
     items = [3, 0, 4]
     assert executed(bench, some, items) == expected_units(bench, some, items)
