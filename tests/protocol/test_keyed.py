@@ -383,6 +383,21 @@ def test_a_unit_that_kills_is_suspected_alone_and_buried_with_all_its_items(make
     assert bench.balanced()
 
 
+def test_a_unit_that_its_maker_cannot_read_again_is_dead_lettered_once_and_without_items(make):
+    bench = make().up()
+    bench.enqueue(0, ["a"], ["b", bench.kit.Undecodable(), "c"])
+    bench.dispatch()
+    link = bench.outbox.links[0]
+    bench.state(link, [0, 1])
+    link.recover("peer_lost", NOW_S)
+    (bury,) = bench.buried()
+    assert (bury.code, bury.items, list(bury.run.units())) == ("decode", [], [unit_of(0, 1)])
+    bench.outbox.buried(bury.ticket)
+    assert bench.owner.settled == [0, 1]
+    assert bench.outbox.open_units() == 0
+    assert bench.balanced()
+
+
 def test_suspects_in_the_middle_of_a_lane_keep_their_place(make):
     bench = make("keep/0")
     bench.enqueue(0, ["a", "b"], ["c"], ["d"])
@@ -719,6 +734,22 @@ def test_units_leave_the_inbox_with_all_their_items_in_portions_of_any_size(kit,
     link = core.inbox.links[TO_KEEP, "read/0"]
     assert (link.held, link.credit.freed_items) == (0, len(units)), f"seed {seed}"
     assert link.credit.freed_bytes == 10 * sum(map(len, units)), f"seed {seed}"
+
+
+def test_suspected_units_leave_the_inbox_one_by_one_with_all_their_items(kit):
+    wire = kit.Wire()
+    core, _ = counted_parcel(kit, wire, random.Random(1))
+    core.inbox.parcels.clear()
+    link = core.inbox.links[TO_KEEP, "read/0"]
+    run = Run(ORIGIN, 5, OSEQ, 0, 10, 3, flags=SUSPECT, partition=2, counts=[2, 1, 3])
+    payload = kit.ListPayload(list("abcdef"))
+    core.on_frame(Data(link.token, link.next, 3, [run], payload.sizes), payload, wire.now_s)
+    taken = []
+    while parcel := core.next_parcel(wire.now_s):
+        portion = core.take(parcel, 100, wire.now_s)
+        taken.append(("".join(portion.items), portion.n, portion.runs[0].counts))
+        core.returned(portion, 0, portion.n, [])
+    assert taken == [("ab", 1, [2]), ("c", 1, [1]), ("def", 1, [3])]
 
 
 def test_a_body_with_another_number_of_items_than_its_units_hold_is_sent_unit_by_unit(kit):

@@ -329,7 +329,10 @@ class Outbox:
             self.ledger.dropped("error", 1)
             return
         attempt = segment.runs[0].attempt
-        if nack.code == "decode" and not segment.single and not _unreadable(segment):
+        if _unreadable(segment):  # there is nothing left to send again
+            self._give_up(segment, nack, attempt + 1)
+            return
+        if nack.code == "decode" and not segment.single:
             # One item that cannot be read spoils its whole message: find it, spare the others.
             self.ledger.replayed("nack", 1)
             self._try_again(segment.marked(flags=SINGLE), now_s)
