@@ -202,7 +202,7 @@ TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
     deadline=None,
     derandomize=True,
-    max_examples=150,
+    max_examples=60,
     stateful_step_count=25,
     suppress_health_check=[HealthCheck.too_slow],
 )
