@@ -365,3 +365,48 @@ def test_another_owner_ends_the_process(durable, tmp_path):
         assert one.bench.acked() == [0]
     finally:
         thief.close()
+
+
+def test_units_of_a_partition_that_cannot_be_opened_wait_and_lose_nothing(durable, monkeypatch):
+    full = True
+    opened = Partitions._open
+
+    def refuse(self, number):
+        if full:
+            raise Unavailable("no space left")
+        return opened(self, number)
+
+    monkeypatch.setattr(Partitions, "_open", refuse)
+    one = durable()
+    one.feed([("a", 1), ("a", 2)])
+    one.work()
+    assert one.bench.acked() == []
+    assert not one.worker.settled()
+    full = False
+    one.worker._open_due_s = 0.0
+    one.work()
+    assert one.state() == {"a": 3}
+    assert one.bench.acked() == [0, 1]
+    assert one.worker._held == 0
+
+
+def test_a_commit_that_had_reached_the_disk_although_it_failed_is_not_stored_twice(
+    durable, monkeypatch
+):
+    commit = PartitionFile.commit
+    failures = iter([True])
+
+    def lose_the_answer(self, batch):
+        commit(self, batch)
+        if next(failures, False):
+            raise Unavailable("input/output error")
+
+    monkeypatch.setattr(PartitionFile, "commit", lose_the_answer)
+    monkeypatch.setattr("zflow.replica.committer.RETRY_FIRST_S", 0.001)
+    one = durable()
+    one.feed([("a", 1)])
+    one.work()
+    one.feed([("a", 2)])
+    one.work()
+    assert one.sent == [("a", 1), ("a", 3)]
+    assert one.bench.acked() == [0, 1]

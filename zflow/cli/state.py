@@ -28,7 +28,7 @@ SUMMED = ("keys", "size_bytes", "outbox_rows", "done")
 
 @click.group()
 def state() -> None:
-    """Look at what the durable stages of a run have stored, and copy it.
+    """Look at what durable stages have stored, and copy it.
 
     \b
     Example:

@@ -378,8 +378,20 @@ class Replica:
     # -- called under the reactor's lock -----------------------------------------------------
 
     def _on_bury(self, action: Bury) -> None:
+        _LOG.warning(
+            "dead letter: %s gave up an item after %d attempts: %s",
+            action.stage,
+            action.attempts,
+            action.error.strip().rpartition("\n")[2],
+        )
+        items = action.items or [None]
+        places = zip(items, action.places, strict=True)
+        letters = [self._letter(action, item, place) for item, place in places]
+        self._keeper.bury(action.ticket, letters)
+
+    def _letter(self, action: Bury, item: Any, place: int) -> DeadLetter:
         origin, oseq, path, index = action.run.unit(0)
-        letter = DeadLetter(
+        return DeadLetter(
             origin=f"{origin:016x}",
             oseq=oseq,
             path=f"{path:016x}",
@@ -390,19 +402,13 @@ class Replica:
             code=action.code,
             error_class=action.error_class,
             error=action.error,
-            item=dump_item(action.item),
-            shown=shown_item(action.item),
+            item=dump_item(item),
+            shown=shown_item(item),
             maybe_applied=action.maybe_applied,
             buried_at_s=self._clock.wall_s(),
             version=self._version,
+            place=place,
         )
-        _LOG.warning(
-            "dead letter: %s gave up an item after %d attempts: %s",
-            action.stage,
-            action.attempts,
-            action.error.strip().rpartition("\n")[2],
-        )
-        self._keeper.bury(action.ticket, letter)
 
     def _on_fail(self, action: Fail) -> None:
         self._failure = f"{action.stage} failed on an item (on_error='fail'):\n{action.error}"
