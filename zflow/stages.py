@@ -119,7 +119,7 @@ class Runtime:
     called with. inputs: how many edges lead into it, 0 for any number. faults: of its options.
     """
 
-    make: Callable[[Callable[..., Any]], DurableStage]
+    make: Callable[[Callable[..., Any], StageOptions], DurableStage]
     takes: tuple[str, ...]
     what: str
     inputs: int = 0

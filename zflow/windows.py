@@ -24,7 +24,7 @@ from typing import Any, TypeVar, Unpack
 
 from zflow.durable import DurableStage
 from zflow.shapes import Fault
-from zflow.stages import Runtime, StageKeywords, decorate
+from zflow.stages import Runtime, StageKeywords, StageOptions, decorate
 from zflow.windowing.counts import CountStage
 from zflow.windowing.joins import JoinStage
 from zflow.windowing.panes import Panes
@@ -53,7 +53,9 @@ def window(
     `window` has `start` and `end`.
     """
     runtime = Runtime(
-        make=lambda function: _window_stage(function, windows, time, lateness_s),
+        make=lambda function, options: _window_stage(
+            function, options, windows=windows, time=time, lateness_s=lateness_s
+        ),
         takes=("key", "window", "items"),
         what="a window",
         faults=tuple(_window_faults(windows, time, lateness_s)),
@@ -75,7 +77,9 @@ def join(
     right edge, of one key and at most within_s apart in event time.
     """
     runtime = Runtime(
-        make=lambda function: JoinStage(function, time, within_s=within_s, lateness_s=lateness_s),
+        make=lambda function, options: JoinStage(
+            function, options, time, within_s=within_s, lateness_s=lateness_s
+        ),
         takes=("key", "left", "right"),
         what="a join",
         inputs=2,
@@ -86,15 +90,20 @@ def join(
 
 
 def _window_stage(
-    function: Callable[..., Any], windows: Spec, time: TimeOf | None, lateness_s: float
+    function: Callable[..., Any],
+    options: StageOptions,
+    *,
+    windows: Spec,
+    time: TimeOf | None,
+    lateness_s: float,
 ) -> DurableStage:
     if isinstance(windows, Counts):
-        return CountStage(function, time, windows)
+        return CountStage(function, options, time, windows)
     assert time is not None, "check has refused windows of time without time="
     if isinstance(windows, Sessions):
-        return WindowStage(function, time, SessionWindows(windows, lateness_s))
+        return WindowStage(function, options, time, SessionWindows(windows, lateness_s))
     assert isinstance(windows, Times), "check has refused what is no window"
-    return WindowStage(function, time, Panes(windows, lateness_s))
+    return WindowStage(function, options, time, Panes(windows, lateness_s))
 
 
 def _window_faults(windows: Spec, time: Any, lateness_s: Any) -> list[Fault]:

@@ -1,5 +1,6 @@
 """Windows and joins in whole runs: exact whatever is killed, open ones outlive a drain."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -224,3 +225,39 @@ def test_a_join_is_exact_after_kills_and_takes_the_first_edge_as_the_left_one(sh
     # Payment p is made half a second after order p, and order p + 10 of its key a second after p.
     pairs = [(p % 10, order, p + 5) for p in range(2000) for order in (p, p + 10) if order < 2000]
     assert kept(shop, "key, ordered, paid") == Counter(pairs)
+
+
+POISON = """
+    import json
+    from zflow import tumbling, window
+
+    @source
+    def events(n: int = 1000):
+        for k in range(n):
+            yield k % 3, k / 10, k
+
+    @window(tumbling(10), time=lambda event: event[1], retries=1, backoff_s=0.01)
+    def counted(key, window, events):
+        if key == 1 and window.start == 50:
+            raise ValueError("this one never works")
+        return key, window.start, len(events)
+
+    @sink
+    def show(row):
+        print(json.dumps(row))
+
+    flow = Topology("poison")
+    flow.connect(events, counted, key=lambda event: event[0])
+    flow.connect(counted, show)
+"""
+
+
+def test_a_window_whose_function_never_works_is_one_dead_letter_and_costs_no_other(shop):
+    done = shop.run(POISON)
+    rows = {tuple(json.loads(line)) for line in done.lines}
+    times = [(k % 3, k // 100 * 10) for k in range(1000)]
+    assert rows == {(*place, n) for place, n in Counter(times).items() if place != (1, 50)}
+    (letter,) = map(json.loads, shop.zflow("dead", "ls", "--json").out.splitlines())
+    shown = shop.zflow("dead", "show", letter["id"])
+    assert "this one never works" in shown.out
+    assert "Window(start=50, end=60)" in shown.out

@@ -311,6 +311,75 @@ def test_what_fires_at_the_end_fires_once_even_if_the_function_fails_at_first(tr
     assert [key for key, *_ in made.outputs] == ["a", "b", "c"]
 
 
+def fails_on_b(**options):
+    @window(tumbling(10), time=event_time, **options)
+    def counts(key, window, items):
+        yield key, len(items)
+        if key == "b":
+            raise ValueError("no b")
+
+    return counts
+
+
+def feed_as_a_worker(made, item, *, retries):
+    """As often as a worker would; how often it had to be tried again."""
+    for failures in range(retries + 1):
+        try:
+            made.feed(item)
+        except ValueError:
+            continue
+        return failures
+    raise AssertionError("the worker would have given up the item")
+
+
+def test_a_window_that_fails_at_every_attempt_is_given_up_and_not_the_item_behind_it(trial):
+    made = trial(fails_on_b(retries=2))
+    for key in "abc":
+        made.feed((key, 5, key))
+    assert feed_as_a_worker(made, ("a", 15, "d"), retries=2) == 2
+    for item in (("b", 16, "e"), ("b", 17, "f")):
+        made.feed(item)
+    assert feed_as_a_worker(made, ("a", 25, "g"), retries=2) == 2
+    made.commit()
+    first, failed, third, again, failed_again = made.outputs
+    assert (first, third, again) == (("a", 1), ("c", 1), ("a", 1))
+    assert failed.item == {"key": "b", "window": (0, 10), "items": [("b", 5, "b")]}
+    assert failed.error_class == "ValueError"
+    assert "no b" in failed.error
+    assert len(failed_again.item["items"]) == 2
+
+
+def test_several_windows_that_one_item_fires_cost_it_no_more_attempts_than_one(trial):
+    @window(tumbling(10), time=event_time, retries=1)
+    def fails(key, window, items):
+        raise ValueError(key)
+
+    made = trial(fails)
+    for key in "abc":
+        made.feed((key, 5, key))
+    assert feed_as_a_worker(made, ("a", 15, "d"), retries=1) == 1
+    made.commit()
+    assert [failed.item["key"] for failed in made.outputs] == ["a", "b", "c"]
+
+
+def test_an_error_that_is_not_to_be_tried_again_gives_up_the_window_at_once(trial):
+    made = trial(fails_on_b(retry_on=KeyError))
+    made.feed(("b", 5, 1))
+    assert feed_as_a_worker(made, ("a", 15, 2), retries=0) == 0
+
+
+def test_a_window_is_dropped_or_fails_the_run_where_that_is_declared(trial):
+    dropping = trial(fails_on_b(retries=0, on_error="drop"))
+    dropping.feed(("b", 5, 1))
+    dropping.finish()
+    assert dropping.outputs == []
+    failing = trial(fails_on_b(retries=0, on_error="fail"))
+    failing.feed(("b", 5, 1))
+    for _ in range(3):
+        with pytest.raises(ValueError, match="no b"):
+            failing.finish()
+
+
 def test_none_is_given_for_a_window_that_gives_none_and_a_list_is_one_item(trial):
     @window(tumbling(count=1))
     def some(key, window, items):

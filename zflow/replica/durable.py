@@ -5,6 +5,7 @@ place, later units of its partition wait, those of others do not. What is a dupl
 unit may be acknowledged is decided in `protocol.anchor`.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from types import GeneratorType
@@ -20,6 +21,7 @@ from zflow.replica.partitions import Owned, Partitions, pack_outputs
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
 from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
+from zflow.windowing.calls import Failed
 from zflow.wire.codec import load_item, pack
 from zflow.wire.run import Run, item_span
 
@@ -424,6 +426,9 @@ class DurableWorker:
         """Outputs that are committed go on their way, around those that no edge takes."""
         bench = self.bench
         core = bench.reactor.core
+        if Failed in set(map(type, items)):
+            self._produce_failed(owned, items)
+            return
         try:
             outputs = bench.emitter.route(items)
         except WhenError as error:
@@ -438,6 +443,18 @@ class DurableWorker:
         with bench.reactor.lock:
             core.produced_at(owned.origin, outputs, len(items), bench.clock.now_ns(), None)
             bench.reactor.flush()
+
+    def _produce_failed(self, owned: Owned, items: list[Any]) -> None:
+        """Outputs among which are windows that were given up."""
+        for is_failed, some in itertools.groupby(items, lambda item: type(item) is Failed):
+            if not is_failed:
+                self.produce(owned, list(some))
+                continue
+            with self.bench.reactor.lock:
+                for lost in some:
+                    why = ("error", lost.error_class, lost.error)
+                    self.bench.reactor.core.produced_bad(*why, None, owned.origin, [lost.item])
+                self.bench.reactor.perform()
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def build(decl: StageDecl, parameters: dict[str, Any], context: Context) -> User
         call = functools.partial(decl.target, **parameters) if parameters else decl.target
         if decl.runtime is None:
             return UserCode(call=call, instance=None)
-        instance = decl.runtime.make(call)
+        instance = decl.runtime.make(call, decl.options)
     instance.context = context
     context.instance = instance
     call = getattr(instance, entry_name(instance, decl.kind))

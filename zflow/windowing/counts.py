@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from zflow.hashing import key_bytes
+from zflow.stages import StageOptions
 from zflow.windowing.agenda import ITEM, SMALL, seconds, small_rows
 from zflow.windowing.calls import Calls
 from zflow.windowing.specs import Counts, Window
@@ -19,9 +20,13 @@ class CountStage(Calls):
     """Window number n of a key has its items n * hop up to n * hop + count."""
 
     def __init__(
-        self, function: Callable[..., Any], time: Callable[[Any], Any] | None, spec: Counts
+        self,
+        function: Callable[..., Any],
+        options: StageOptions,
+        time: Callable[[Any], Any] | None,
+        spec: Counts,
     ) -> None:
-        super().__init__(function)
+        super().__init__(function, options)
         self._time = time
         self._spec = spec
 
@@ -35,6 +40,7 @@ class CountStage(Calls):
         start = n + 1 - spec.count
         if start >= 0 and start % spec.hop == 0:
             yield from self._fire(key, start, n + 1)
+            self.ended()
 
     def finish(self) -> Iterator[Any]:
         """Fire what is not full, in order of (end, key)."""
@@ -53,4 +59,4 @@ class CountStage(Calls):
         for i in range(start, min(start + self._spec.hop, end)):
             del self.state[ITEM, key, i]
         found.sort(key=lambda pair: pair[0])
-        yield from self.call(key, Window(start, end), [item for _, item in found])
+        yield from self.fire(key, Window(start, end), [item for _, item in found])

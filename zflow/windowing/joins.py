@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from zflow.stages import StageOptions
 from zflow.windowing.agenda import ITEM, SMALL, Agenda, State, Token, seconds, small_rows
 from zflow.windowing.stage import Timed
 
@@ -31,12 +32,13 @@ class JoinStage(Timed):
     def __init__(
         self,
         function: Callable[..., Any],
+        options: StageOptions,
         time: Callable[[Any], Any],
         *,
         within_s: float,
         lateness_s: float,
     ) -> None:
-        super().__init__(function, time)
+        super().__init__(function, options, time)
         self._within_s = within_s
         self._late_after_s = within_s + lateness_s
         self._bucket_s = max(within_s, LEAST_BUCKET_S)

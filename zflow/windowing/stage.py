@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from zflow.stages import Emit
+from zflow.stages import Emit, StageOptions
 from zflow.windowing.agenda import Agenda, Due, State, Token, seconds, watermark
 from zflow.windowing.calls import Calls
 from zflow.windowing.specs import Window
@@ -31,8 +31,10 @@ class Open(Protocol):
 class Timed(Calls):
     """What windows of time and joins have in common: a watermark, an agenda, the function."""
 
-    def __init__(self, function: Callable[..., Any], time: Callable[[Any], Any]) -> None:
-        super().__init__(function)
+    def __init__(
+        self, function: Callable[..., Any], options: StageOptions, time: Callable[[Any], Any]
+    ) -> None:
+        super().__init__(function, options)
         self._time = time
         # By the identity of the partition's state, which lives as long as its agenda.
         self._agendas: dict[tuple[int, int], Agenda] = {}
@@ -61,9 +63,13 @@ class WindowStage(Timed):
     """Windows of event time. windows: which kind."""
 
     def __init__(
-        self, function: Callable[..., Any], time: Callable[[Any], Any], windows: Open
+        self,
+        function: Callable[..., Any],
+        options: StageOptions,
+        time: Callable[[Any], Any],
+        windows: Open,
     ) -> None:
-        super().__init__(function, time)
+        super().__init__(function, options, time)
         self._windows = windows
 
     def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
@@ -89,4 +95,5 @@ class WindowStage(Timed):
             closed = self._windows.close(agenda, due) if due.due_s > before else None
             if closed is not None:
                 window, items = closed
-                yield from self.call(due.key, window, items)
+                yield from self.fire(due.key, window, items)
+        self.ended()
