@@ -30,6 +30,7 @@ class Nemesis:
         self._random = random
         self.ends_s = 1.0 + random.random() * 3.0
         self.rates = random_rates(random)
+        self.healed = False
         self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
@@ -46,6 +47,9 @@ class Nemesis:
             (1.0, "slow disk", self._slow_disk),
             (1.0, "stranger", self._stranger),
             (0.15, "stuck", self._stuck),
+            (2.0, "kill in commit", self._kill_in_commit),
+            (1.0, "failing disk", self._failing_disk),
+            (0.5, "power loss", self._world.lose_power),
         )
 
     def schedule(self) -> None:
@@ -67,6 +71,7 @@ class Nemesis:
     def heal(self) -> None:
         """No more faults, and no more zombies or pauses; poison stays what it is."""
         world = self._world
+        self.healed = True
         world.network.rates = Rates()
         self.prey.clear()
         for seat in world.seats.values():
@@ -76,6 +81,7 @@ class Nemesis:
                 seat.process.paused_until_s = 0.0
                 seat.process.worker.slow = 1.0
                 seat.process.disk_s = 0.002
+                seat.process.disk_fails = 0.0
                 seat.process.wake(world.now_s)
 
     # -- faults ----------------------------------------------------------------------------------
@@ -101,6 +107,11 @@ class Nemesis:
         """A process in the middle of something."""
         busy = [process for process in self._alive() if process.worker.executing]
         self._slay([self._random.choice(busy)] if busy else [])
+
+    def _kill_in_commit(self) -> None:
+        """An anchor whose commit is under way, on either side of the moment that it is durable."""
+        committing = [p for p in self._alive() if p.worker.committing]
+        self._slay([self._random.choice(committing)] if committing else [])
 
     def _kill_pair(self) -> None:
         """Two neighbours at the same moment."""
@@ -186,6 +197,11 @@ class Nemesis:
     def _slow_disk(self) -> None:
         for process in self._alive():
             process.disk_s = 0.3
+
+    def _failing_disk(self) -> None:
+        """Commits fail, and are tried again."""
+        for process in self._alive():
+            process.disk_fails = self._random.choice((0.0, 0.3, 0.7))
 
     def _stuck(self) -> None:
         """One slice takes so long that senders must look elsewhere, and none may send again."""
