@@ -95,7 +95,7 @@ class AnchorWorker(Worker):
         dedupe = Dedupe(contents.watermarks, contents.records)
         partition = Partition(disk.number, dedupe=dedupe, next_oseq=following, done=contents.done)
         self.owned[disk.number] = Owned(disk, partition, disk.fence)
-        world.count("partition acquired")
+        world.count("partition acquired after finish" if contents.done else "partition acquired")
         if self._stage.kind != DURABLE:
             return
         settings = OriginSettings(origin=disk.origin, stage=self._stage.name, low=low)
@@ -286,6 +286,7 @@ class AnchorWorker(Worker):
             if not own.partition.done:
                 own.partition.finished(world.finals[self._stage.index, number])
                 self._commit_soon(own)
+                world.nemesis.finishes(self._process)
 
     def died(self, now_s: float) -> None:
         """What is being written may be in the file or not."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
 SILENT_FOR_S = 15.0  # longer than it takes to be given up
+LAST_STRIKES = 3  # at durable stages that finish, even in the calm
 HUNT_KILLS = 3  # as many as would convict a poison item
 
 
@@ -31,6 +32,7 @@ class Nemesis:
         self.ends_s = 1.0 + random.random() * 3.0
         self.rates = random_rates(random)
         self.healed = False
+        self._last_strikes = LAST_STRIKES
         self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
@@ -147,6 +149,21 @@ class Nemesis:
                         del self.prey[item]
             self._slay([process])
 
+    def finishes(self, process: Process) -> None:
+        """A durable stage finishes: sometimes it is killed around its last commit."""
+        if self._last_strikes and self._random.random() < 0.4:
+            self._last_strikes -= 1
+            strikes_s = self._world.now_s + self._random.random() * 0.1
+            self._world.at(strikes_s, self._last_strike, (process,))
+
+    def _last_strike(self, process: Process) -> None:
+        if process.alive:
+            self._world.network.faults["kill at finish"] += 1
+            if self._random.random() < 0.2:
+                self._world.lose_power()
+            else:
+                self._slay([process])
+
     def _silent_death(self) -> None:
         """A process is gone for long, and no supervisor says so."""
         process = self._any()
@@ -157,8 +174,10 @@ class Nemesis:
 
     def _zombie(self) -> None:
         """A successor starts while the old one runs; it dies later, if it is not retired."""
-        process = self._any()
-        if process is not None:
+        anchors = [process for process in self._alive() if process.worker.committing]
+        among = anchors if anchors and self._random.random() < 0.5 else self._alive()
+        process = self._random.choice(among) if among else None
+        if process is not None and process.stage.replayable:
             self._world.succeed(process)
             dies_s = self._world.now_s + 0.2 + self._random.random() * 3.0
             self._world.at(dies_s, self._world.kill, (process,))

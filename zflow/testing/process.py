@@ -46,7 +46,7 @@ class Process:
         self.incarnation = seat.incarnation
         self.alive = True
         self.zombie = False
-        self.roots = world.roots.get(seat.slot, [])
+        self.roots = world.roots.get(seat.slot, [])[seat.gone :]
         self.mail: list[Letter] = []
         self.sockets: dict[LinkKey, Socket] = {}
         self.replies: dict[tuple[str, int], Socket] = {}

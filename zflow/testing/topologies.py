@@ -56,7 +56,8 @@ class Edge:
 class Stage:
     """One stage. horizon_s: how much work its replicas ask for ahead.
 
-    partitions: of an anchor; 0 of others.
+    partitions: of an anchor; 0 of others. replayable: False for a source that cannot go back, and
+    whose every incarnation is an origin of its own.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Stage:
     window_bytes: int
     horizon_s: float
     partitions: int = 0
+    replayable: bool = True
 
     @property
     def anchor(self) -> bool:
@@ -226,4 +228,5 @@ def _stage(draft: _Draft, edges: Sequence[Edge], random: Random) -> Stage:
         window_bytes=random.choice((200, 1_000, 4_000, 1 << 20, 1 << 20, 1 << 20)),
         horizon_s=random.choice((0.02, 0.5, 2.0)),
         partitions=max((edge.settings.partitions for edge in ins), default=0),
+        replayable=draft.kind != SOURCE or random.random() < 0.8,
     )

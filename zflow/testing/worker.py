@@ -116,6 +116,7 @@ class Worker:
         assert origin is not None, "a source has an origin"
         items = self._process.roots[origin.next : origin.next + self._producing]
         self.due_s = float("inf")
+        self._process.seat.yielded(len(items))
         self._produce_at(origin, items, now_s)
 
     def _produce_at(self, origin: Origin, items: list[Item], now_s: float) -> None:

@@ -56,8 +56,23 @@ class Seat:
         self.process: Process | None = None
         self.zombies: list[Process] = []
         self.low = 0
+        self.gone = 0  # items that a source that cannot go back gave to earlier incarnations
         self.origin = text_hash64("origin", slot)
         self.crashes: deque[Crash] = deque(maxlen=REMEMBERED_CRASHES)
+        self._yielded = 0
+
+    def yielded(self, n: int) -> None:
+        """A source process has yielded `n` more."""
+        self._yielded += n
+
+    def born(self) -> bool:
+        """The next incarnation; True if it is an origin of its own, that begins behind the last."""
+        self.incarnation += 1
+        if self.stage.replayable:
+            return False
+        self.gone = self._yielded
+        self.origin = text_hash64("origin", self.slot, str(self.incarnation))
+        return True
 
     def zombie_of(self, incarnation: int) -> Process | None:
         """An old incarnation that still runs; connections to it still stand."""
@@ -172,7 +187,7 @@ class World:
             self._spawn(seat)
         for seat in self.seats.values():
             self._connect(seat)
-            if seat.stage.kind == SOURCE:
+            if seat.stage.kind == SOURCE and seat.stage.replayable:
                 self._persist(seat)
         self._look()
 
@@ -204,7 +219,7 @@ class World:
         for seat in self.seats.values():
             process = seat.process
             assert process is not None, "all processes run at the end"
-            roots = self.roots.get(seat.slot, [])
+            roots = process.roots
             if process.core.origin is not None and process.core.origin.low != len(roots):
                 raise Violation("I17", f"{process} ended at {process.core.origin.low}")
             process.core.finish()
@@ -234,8 +249,11 @@ class World:
     # -- supervisor ------------------------------------------------------------------------------
 
     def _spawn(self, seat: Seat) -> Process:
-        seat.incarnation += 1
+        birth = seat.born()
         process = seat.process = Process(self, seat.stage, seat)
+        if birth:
+            self.effects.rows[seat.origin] = process.roots
+            self.count("source born again" if process.incarnation > 1 else "source born")
         self.network.bound[seat.slot] = process
         return process
 
