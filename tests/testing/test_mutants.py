@@ -1,5 +1,6 @@
 """Every protection of the protocol is needed, and the simulator sees when one is missing."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,15 @@ def test_every_mutant_is_caught(name):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_same_seed_holds_with_the_protection_in_place(name):
     assert World(RECORDED[name]).run().seed == RECORDED[name]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_what_is_put_in_place_is_called_like_what_was_there(name):
+    """Or it would fail by itself, and prove nothing."""
+    for owner, method, by in MUTANTS[name].patches:
+        there = inspect.signature(vars(owner)[method]).parameters.values()
+        instead = inspect.signature(by).parameters.values()
+        assert [p.kind for p in there] == [p.kind for p in instead], f"{owner.__name__}.{method}"
 
 
 @pytest.mark.parametrize("name", MUTANTS)

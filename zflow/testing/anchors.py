@@ -86,10 +86,9 @@ class AnchorWorker(Worker):
         self._acquired = True
 
     def _acquire(self, disk: Disk, now_s: float) -> None:
-        """Raise the fence, which is a commit of its own, and load what the file says."""
+        """Load what the file says; nobody else may commit from now on."""
         world = self._process.world
-        if disk.full:
-            world.effects.durable(disk.sync(len(disk.log)))
+        self._make_durable(disk)
         contents = disk.contents
         low, following = disk.mark()
         dedupe = Dedupe(contents.watermarks, contents.records)
@@ -104,6 +103,15 @@ class AnchorWorker(Worker):
         if rows:
             world.count("outbox sent again")
             self._produce_at(origin, rows, now_s)
+
+    def _make_durable(self, disk: Disk) -> None:
+        """The raised fence is a commit of its own, and takes to the disk what lies before it.
+
+        Without that, a duplicate could be acknowledged of which the only trace is a commit that a
+        predecessor wrote and died before it was on the disk.
+        """
+        if disk.full:
+            self._process.world.effects.durable(disk.sync(len(disk.log)))
 
     # -- slices ----------------------------------------------------------------------------------
 

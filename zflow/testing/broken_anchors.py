@@ -18,8 +18,9 @@ from zflow.protocol.outbox import Outbox
 from zflow.protocol.segment import Segment
 from zflow.testing.anchors import AnchorWorker, Owned
 from zflow.testing.disk import Disk, Written
+from zflow.testing.ending import Ending
 from zflow.testing.items import Item
-from zflow.testing.topologies import FILTER, FLAT, MAP, STREAM
+from zflow.testing.topologies import FILTER, FLAT, MAP, STREAM, Stage
 from zflow.testing.worker import Worker
 from zflow.wire.run import OSEQ, RESENT, Run
 
@@ -134,6 +135,16 @@ def mark_of_rows(self: Disk) -> tuple[int, int]:
 def mark_at_end(self: Disk) -> tuple[int, int]:
     """Send no rows again."""
     return self.contents.next, self.contents.next
+
+
+def leave_unsynced(self: AnchorWorker, disk: Disk) -> None:
+    """Raise the fence in memory only."""
+    return
+
+
+def finish_at_once(self: Ending, stage: Stage, over: dict[int, bool]) -> bool:
+    """Finish whenever nothing is open here."""
+    return True
 
 
 # --- edges --------------------------------------------------------------------------------------

@@ -89,7 +89,6 @@ class Committer:
         if disk.full:
             self._sync_in(self._took_s(), number, written)
         else:
-            world.effects.durable([written])  # or so everybody believes
             self._tell(number, written)
             self._sync_in(SYNC_LATER_S, number, written)
 
@@ -100,6 +99,8 @@ class Committer:
             return False
         self._world.effects.commits(disk, written)
         disk.write(written)
+        if not disk.full:
+            self._world.effects.durable([written])  # or so everybody believes
         self._world.count("finish committed" if written.commit.done else "commit written")
         return True
 

@@ -28,9 +28,13 @@ class Ending:
             for stage in self._world.topology.stages
         }
         for stage in self._world.topology.stages:
-            if stage.kind == DURABLE and all(over[index] for index in self._above[stage.index]):
+            if stage.kind == DURABLE and self.may_finish(stage, over):
                 self._finish(stage)
         return all(over.values())
+
+    def may_finish(self, stage: Stage, over: dict[int, bool]) -> bool:
+        """Everything upstream of the stage is over."""
+        return all(over[index] for index in self._above[stage.index])
 
     def over(self, process: "Process | None") -> bool:
         """It runs, and nothing is open or will come."""

@@ -33,6 +33,7 @@ from zflow.testing import broken
 from zflow.testing import broken_anchors as anchors
 from zflow.testing.anchors import AnchorWorker
 from zflow.testing.disk import Disk
+from zflow.testing.ending import Ending
 from zflow.testing.worker import Worker
 from zflow.wire.run import Run
 
@@ -270,6 +271,16 @@ MUTANTS = _mutants(
         "finish_unmarked",
         "that `finish` has run is committed with its outputs",
         ((Partition, "finished", anchors.finished_unmarked),),
+    ),
+    (
+        "acquired_unsynced",
+        "an owner makes durable what its predecessor has written, before it trusts it",
+        ((AnchorWorker, "_make_durable", anchors.leave_unsynced),),
+    ),
+    (
+        "finish_early",
+        "a durable stage finishes when everything upstream is settled",
+        ((Ending, "may_finish", anchors.finish_at_once),),
     ),
     # -- keyed edges -----------------------------------------------------------------------------
     (
