@@ -214,9 +214,13 @@ class AnchorWorker(Worker):
         if settings.on_error == "drop":
             return False
         yield self._process.disk_s * (0.5 + self._random.random())
-        world.count("dead letter of an anchor")
-        world.invariants.given_up(item)
+        self._bury(item)
         return False
+
+    def _bury(self, item: Item) -> None:
+        """Its dead letter is committed."""
+        self._process.world.count("dead letter of an anchor")
+        self._process.world.invariants.given_up(item)
 
     def _owe(self, own: Owned, portion: Portion, at: int, n: int, *, fresh: bool) -> None:
         """These units of the portion are through here."""

@@ -22,6 +22,7 @@ from zflow.testing.ending import Ending
 from zflow.testing.items import Item
 from zflow.testing.topologies import FILTER, FLAT, MAP, STREAM, Stage
 from zflow.testing.worker import Worker
+from zflow.testing.world import Seat
 from zflow.wire.run import OSEQ, RESENT, Run
 
 _dedupe = Dedupe.__init__
@@ -140,6 +141,16 @@ def mark_at_end(self: Disk) -> tuple[int, int]:
 def leave_unsynced(self: AnchorWorker, disk: Disk) -> None:
     """Raise the fence in memory only."""
     return
+
+
+def bury_nothing(self: AnchorWorker, item: Item) -> None:
+    """Leave out what cannot be applied, and say nothing of it."""
+    return
+
+
+def same_origin(self: Seat) -> int:
+    """Every incarnation is the same origin."""
+    return self.origin
 
 
 def finish_at_once(self: Ending, stage: Stage, over: dict[int, bool]) -> bool:

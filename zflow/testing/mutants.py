@@ -35,6 +35,7 @@ from zflow.testing.anchors import AnchorWorker
 from zflow.testing.disk import Disk
 from zflow.testing.ending import Ending
 from zflow.testing.worker import Worker
+from zflow.testing.world import Seat
 from zflow.wire.run import Run
 
 Patch = tuple[type, str, Any]
@@ -276,6 +277,16 @@ MUTANTS = _mutants(
         "acquired_unsynced",
         "an owner makes durable what its predecessor has written, before it trusts it",
         ((AnchorWorker, "_make_durable", anchors.leave_unsynced),),
+    ),
+    (
+        "unburied",
+        "what an anchor gives up is a dead letter before it is acknowledged",
+        ((AnchorWorker, "_bury", anchors.bury_nothing),),
+    ),
+    (
+        "no_birth",
+        "a source that cannot go back is another origin at every start",
+        ((Seat, "new_origin", anchors.same_origin),),
     ),
     (
         "finish_early",

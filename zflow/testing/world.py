@@ -71,8 +71,12 @@ class Seat:
         if self.stage.replayable:
             return False
         self.gone = self._yielded
-        self.origin = text_hash64("origin", self.slot, str(self.incarnation))
+        self.origin = self.new_origin()
         return True
+
+    def new_origin(self) -> int:
+        """The number of a birth."""
+        return text_hash64("origin", self.slot, str(self.incarnation))
 
     def zombie_of(self, incarnation: int) -> Process | None:
         """An old incarnation that still runs; connections to it still stand."""
