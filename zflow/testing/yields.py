@@ -4,6 +4,7 @@ Decides in which steps outputs leave. FLAT: those of a stretch of inputs togethe
 to one partition in units of several items; STREAM: a few at a time, while the generator goes on.
 """
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from zflow.protocol.core import Output
@@ -22,18 +23,27 @@ if TYPE_CHECKING:
 STREAM_OUTPUTS = 2  # per step of a generator that streams
 
 
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Inputs of a portion, from `begin` on, whose outputs leave together or one by one."""
+
+    task: Task
+    portion: Portion
+    begin: int
+    scatters: dict[int, Scatter]
+
+
 class YieldWorker(Worker):
     """A worker whose stage yields."""
 
     def __init__(self, process: "Process") -> None:
         super().__init__(process)
-        self._task: Task | None = None  # of the generator that streams
+        self._streamed: _Stretch | None = None  # the input whose generator streams
         self._step = 0
-        self._scatters: dict[int, Scatter] = {}
 
     def begin(self, now_s: float) -> None:
         """A suspended generator goes on before anything else."""
-        if self._task is None:
+        if self._streamed is None:
             super().begin(now_s)
         elif self.due_s == float("inf") and self._process.alive and not self._core.full():
             self._made.clear()
@@ -45,19 +55,19 @@ class YieldWorker(Worker):
     def _begin_slice(self, now_s: float) -> None:
         super()._begin_slice(now_s)
         if self._portion is not None and self._stage.kind == STREAM and not self._kills:
-            self._task = self._core.open_task(self._portion, 0)
+            task = self._core.open_task(self._portion, 0)
+            self._streamed = _Stretch(task, self._portion, 0, self._new_scatters())
             self._step = 0
-            self._scatters = self._new_scatters()
 
     def _go_on(self, now_s: float) -> None:
-        if self._task is not None:
-            self._stream(now_s)
+        if self._streamed is not None:
+            self._stream(self._streamed, now_s)
         else:
             super()._go_on(now_s)
 
     def _over(self, now_s: float) -> None:
         super()._over(now_s)
-        self._task = None
+        self._streamed = None
 
     # -- what is yielded -------------------------------------------------------------------------
 
@@ -70,59 +80,43 @@ class YieldWorker(Worker):
             return
         portion = self._portion
         assert portion is not None, "a slice has a portion"
-        scatters = self._new_scatters()
         task = self._core.open_tasks(portion, begin, end)
+        stretch = _Stretch(task, portion, begin, self._new_scatters())
         for position in range(begin, end):
-            for scatter in scatters.values():
+            for scatter in stretch.scatters.values():
                 scatter.begin()
-            item = portion.items[position]
-            self._yield(task, portion, position, begin, item, (0, 1 << 30), scatters)
-        self._scatter(task, portion, begin, scatters, full=False)
+            self._yield(stretch, position, 0, 1 << 30)
+        self._scatter(stretch, full=False)
         self._core.done(task)
         if self._random.random() < 0.05:
             self._too_late(task, portion, begin)
 
-    def _yield(
-        self,
-        task: Task,
-        portion: Portion,
-        position: int,
-        begin: int,
-        item: Item,
-        span: tuple[int, int],
-        scatters: dict[int, Scatter],
-    ) -> None:
-        """The yields of one input whose ordinals are in the span."""
-        low, high = span
-        for number, kids in zip(self._numbers, item.kids, strict=True):
+    def _yield(self, stretch: _Stretch, position: int, low: int, high: int) -> None:
+        """The yields of one input of the stretch whose ordinals are in [low, high)."""
+        portion = stretch.portion
+        for number, kids in zip(self._numbers, portion.items[position].kids, strict=True):
             some = [(ordinal, kid) for ordinal, kid in kids if low <= ordinal < high]
             ordinals, made = [o for o, _ in some], [kid for _, kid in some]
-            if number in scatters:
-                partitions = [self._place(kid) for kid in made]
-                scatters[number].add(position - begin, Output(number, None, made, partitions))
+            if number in stretch.scatters:
+                output = Output(number, None, made, [self._place(kid) for kid in made])
+                stretch.scatters[number].add(position - stretch.begin, output)
             elif some:
-                self._core.yielded(task, portion, position, number, ordinals, made)
+                self._core.yielded(stretch.task, portion, position, number, ordinals, made)
                 self._count_made(number, len(made))
 
-    def _scatter(
-        self,
-        task: Task,
-        portion: Portion,
-        begin: int,
-        scatters: dict[int, Scatter],
-        *,
-        full: bool,
-    ) -> None:
+    def _scatter(self, stretch: _Stretch, *, full: bool) -> None:
         """What may leave goes to its partitions."""
-        for number, scatter in scatters.items():
+        world = self._process.world
+        for number, scatter in stretch.scatters.items():
             shares = scatter.take(full=full)
             if not shares:
                 continue
             if any(share.part for share in shares):
-                self._process.world.count("part beyond the first")
+                world.count("part beyond the first")
             if any(share.counts for share in shares):
-                self._process.world.count("unit of several items")
-            self._core.yielded_to(task, portion, begin, number, shares)
+                world.count("unit of several items")
+            core = self._core
+            core.yielded_to(stretch.task, stretch.portion, stretch.begin, number, shares)
             self._count_made(number, sum(len(share.positions) for share in shares))
 
     def _too_late(self, task: Task, portion: Portion, position: int) -> None:
@@ -140,24 +134,21 @@ class YieldWorker(Worker):
 
     # -- streams ---------------------------------------------------------------------------------
 
-    def _stream(self, now_s: float) -> None:
+    def _stream(self, streamed: _Stretch, now_s: float) -> None:
         """One step of a generator whose outputs leave while it goes on."""
-        portion, task = self._portion, self._task
-        assert portion is not None, "a slice has a portion"
-        assert task is not None, "a generator that streams has a task"
-        item = portion.items[0]
+        item = streamed.portion.items[0]
         low, high = self._step, self._step + STREAM_OUTPUTS
         failure = self._failure(item, self._attempts()[0])
         last = 1 + max((o for kids in item.kids for o, _ in kids), default=-1)
         if failure is not None and high >= last // 2:
-            self._fail_stream(task, portion, failure)
+            self._fail_stream(streamed, failure)
             self._over(now_s)
             return
-        self._yield(task, portion, 0, 0, item, (low, high), self._scatters)
-        self._scatter(task, portion, 0, self._scatters, full=high < last)
+        self._yield(streamed, 0, low, high)
+        self._scatter(streamed, full=high < last)
         self._step = high
         if high >= last:
-            self._core.done(task)
+            self._core.done(streamed.task)
             self._over(now_s)
             return
         self._process.world.count("streaming step")
@@ -165,9 +156,9 @@ class YieldWorker(Worker):
         if self._core.full():
             self._process.world.count("generator suspended")
 
-    def _fail_stream(self, task: Task, portion: Portion, code: str) -> None:
+    def _fail_stream(self, streamed: _Stretch, code: str) -> None:
         if self._step:
             self._process.world.count("failed after some outputs")
-            self._core.failed_open(task, code, "SimError", "it failed half-way")
+            self._core.failed_open(streamed.task, code, "SimError", "it failed half-way")
         else:
-            self._core.failed(portion, 0, code, "SimError", "it failed")
+            self._core.failed(streamed.portion, 0, code, "SimError", "it failed")
