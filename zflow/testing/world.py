@@ -304,7 +304,8 @@ class World:
         """The machine stops: what was written and is not on a disk is gone."""
         for seat in self.seats.values():
             for process in [*seat.zombies, seat.process]:
-                if process is not None:
+                if process is not None and process.alive:
+                    self.network.faults["killed process"] += 1
                     self.kill(process, cause="power loss")
         for disk in self.disks.values():
             gone = disk.lose_power()
