@@ -137,9 +137,11 @@ def _class_faults(target: type, kind: Kind) -> Iterator[Fault]:
     if is_durable(target):
         if kind == "source":
             yield "a source has no state on disk", "keep its place: write position()"
-    elif kind == "stage" and hasattr(target, "finish"):
-        fix = "derive it from DurableStage, or remove finish()"
-        yield "finish() would never be called: only durable stages have it", fix
+        return
+    for method in ("finish", "on_timer") if kind == "stage" else ():
+        if hasattr(target, method):
+            fix = f"derive it from DurableStage, or remove {method}()"
+            yield f"{method}() would never be called: only durable stages have it", fix
 
 
 def _sink_faults(target: type) -> Iterator[Fault]:

@@ -10,6 +10,9 @@ keep all they know in `self.state`, so that they are exactly-once like every dur
 - An item whose windows have all fired is late. It is counted and goes to the edges that were
   connected with output="late". (An item is in one tumbling window, in several sliding ones, and in
   a session of its own if it joins no other.)
+- With idle_s, a partition to which nothing came for so long moves its watermark on to the highest
+  event time that its replica has seen in any of its partitions: so the windows of keys that fell
+  silent fire while others go on. Items that come later after all may be late then.
 - A window of counts fires when it is full; it knows no watermark, and nothing is late.
 - When the sources have ended everything that is open fires, in order, full or not. A drain and a
   resume keep what is open.
@@ -44,21 +47,25 @@ def window(
     *,
     time: TimeOf | None = None,
     lateness_s: float = 0,
+    idle_s: float | None = None,
     **options: Unpack[StageKeywords],
 ) -> Callable[[F], F]:
     """Declare a function of (key, window, items) as a stage that runs once per window of a key.
 
     time: takes an item and returns its event time in seconds. lateness_s: how long after its end a
-    window waits for items. The items come in order of event time, equal ones in order of arrival;
+    window waits for items. idle_s: seconds of real time without an item after which a partition
+    goes on with the others of its replica.
+
+    The items come in order of event time, equal ones in order of arrival.
     `window` has `start` and `end`.
     """
     runtime = Runtime(
         make=lambda function, options: _window_stage(
-            function, options, windows=windows, time=time, lateness_s=lateness_s
+            function, options, windows=windows, time=time, lateness_s=lateness_s, idle_s=idle_s
         ),
         takes=("key", "window", "items"),
         what="a window",
-        faults=tuple(_window_faults(windows, time, lateness_s)),
+        faults=tuple(_window_faults(windows, time, lateness_s, idle_s)),
     )
     attach: Callable[[F], F] = decorate(None, "stage", options, runtime)
     return attach
@@ -96,25 +103,31 @@ def _window_stage(
     windows: Spec,
     time: TimeOf | None,
     lateness_s: float,
+    idle_s: float | None,
 ) -> DurableStage:
     if isinstance(windows, Counts):
         return CountStage(function, options, time, windows)
     assert time is not None, "check has refused windows of time without time="
     if isinstance(windows, Sessions):
-        return WindowStage(function, options, time, SessionWindows(windows, lateness_s))
+        sessions = SessionWindows(windows, lateness_s)
+        return WindowStage(function, options, time, sessions, idle_s=idle_s)
     assert isinstance(windows, Times), "check has refused what is no window"
-    return WindowStage(function, options, time, Panes(windows, lateness_s))
+    return WindowStage(function, options, time, Panes(windows, lateness_s), idle_s=idle_s)
 
 
-def _window_faults(windows: Spec, time: Any, lateness_s: Any) -> list[Fault]:
+def _window_faults(windows: Spec, time: Any, lateness_s: Any, idle_s: Any) -> list[Fault]:
     found = list(spec_faults(windows))
     if isinstance(windows, Counts):
         if time is not None and not callable(time):
             found.append(_no_time(time))
-        if lateness_s:
-            fix = "remove lateness_s=, or give the window a size in seconds"
-            found.append(("a window of counts waits for nothing: lateness_s= has no use", fix))
+        for option, value in (("lateness_s", lateness_s), ("idle_s", idle_s)):
+            if value:
+                fix = f"remove {option}=, or give the window a size in seconds"
+                message = f"a window of counts waits for nothing: {option}= has no use"
+                found.append((message, fix))
         return found
+    if idle_s is not None and not (is_seconds(idle_s) and idle_s):
+        found.append((f"idle_s={idle_s!r} is not valid", "give seconds, more than 0, or None"))
     return found + _time_faults(time, lateness_s)
 
 

@@ -380,6 +380,84 @@ def test_a_window_is_dropped_or_fails_the_run_where_that_is_declared(trial):
             failing.finish()
 
 
+class FakeClock:
+    now_s = 1000.0
+
+    def wall_s(self):
+        return self.now_s
+
+
+@pytest.fixture
+def idle(trial):
+    """Two partitions of one replica, with windows that wait two seconds for company."""
+
+    class Idle:
+        def __init__(self):
+            self.clock = FakeClock()
+            self.quiet = trial(declared(tumbling(10), idle_s=2))
+            self.stage = self.quiet.stage
+            self.stage._clock = self.clock
+            self.busy = trial(declared(tumbling(10), idle_s=2))
+            self.busy.stage = self.stage
+
+        def feed(self, made, item):
+            self.stage.state, self.stage.context = made.state, made.context
+            made.feed(item)
+
+        def ring(self, made):
+            """What the worker does when a timer is due; what it gives."""
+            self.stage.state, self.stage.context = made.state, made.context
+            timer = made.state.timers.first()
+            if timer is None or timer[1] > self.clock.now_s:
+                return None
+            del made.state.timers[timer[0]]
+            found = list(self.stage.on_timer(timer[0]))
+            made.state.seal()
+            return found
+
+    return Idle()
+
+
+def test_an_idle_partition_goes_on_with_the_others_of_its_replica(idle):
+    idle.feed(idle.quiet, ("a", 5, 1))
+    idle.clock.now_s += 1.5
+    idle.feed(idle.busy, ("b", 25, 2))
+    assert idle.ring(idle.quiet) is None
+    idle.clock.now_s += 0.5
+    assert idle.ring(idle.quiet) == [("a", 0, 10, [1])]
+    idle.clock.now_s += 60
+    assert idle.ring(idle.quiet) is None, "nothing is open, so nothing has to be watched"
+    idle.feed(idle.quiet, ("a", 6, 3))
+    idle.quiet.commit()
+    assert idle.quiet.late == [("a", 6, 3)]
+
+
+def test_a_partition_that_got_something_meanwhile_is_not_idle(idle):
+    idle.feed(idle.quiet, ("a", 5, 1))
+    idle.feed(idle.busy, ("b", 25, 2))
+    idle.clock.now_s += 1.5
+    idle.feed(idle.quiet, ("a", 6, 3))
+    idle.clock.now_s += 0.5
+    assert idle.ring(idle.quiet) == []
+    idle.clock.now_s += 1.5
+    assert idle.ring(idle.quiet) == [("a", 0, 10, [1, 3])]
+
+
+def test_an_idle_partition_is_watched_as_long_as_something_is_open(idle):
+    idle.feed(idle.quiet, ("a", 5, 1))
+    for _ in range(3):
+        idle.clock.now_s += 2
+        assert idle.ring(idle.quiet) == []
+    idle.feed(idle.busy, ("b", 10, 2))
+    idle.clock.now_s += 2
+    assert idle.ring(idle.quiet) == [("a", 0, 10, [1])]
+
+
+@pytest.mark.parametrize("idle_s", [0, -1, "2", math.nan])
+def test_a_wrong_time_to_be_idle_is_refused(idle_s):
+    assert messages(declared(tumbling(60), idle_s=idle_s)) == [f"idle_s={idle_s!r} is not valid"]
+
+
 def test_none_is_given_for_a_window_that_gives_none_and_a_list_is_one_item(trial):
     @window(tumbling(count=1))
     def some(key, window, items):

@@ -15,6 +15,7 @@ from zflow.errors import StageError, Unavailable
 from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
+from zflow.replica.alarms import Alarms
 from zflow.replica.committer import Committer
 from zflow.replica.emit import WhenError
 from zflow.replica.partitions import Owned, Partitions, pack_outputs
@@ -102,6 +103,7 @@ class DurableWorker:
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
+        self._alarms = Alarms(bench, instance, partitions, options, self._opened)
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -124,6 +126,7 @@ class DurableWorker:
             ended_ns = bench.clock.now_ns()
             self._account(portion, now_ns, ended_ns)
             now_ns = ended_ns
+        worked |= self._alarms.fire()
         if self.concluding and not worked:
             worked = self._conclude(now_ns)
         self._commit_due(now_ns, idle=not worked)
@@ -343,7 +346,7 @@ class DurableWorker:
             due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
         if self.concluding and self._finish_due_s:
             due_s = min(due_s, self._finish_due_s)
-        return due_s
+        return min(due_s, self._alarms.due_s())
 
     # -- commits -----------------------------------------------------------------------------
 
@@ -396,6 +399,7 @@ class DurableWorker:
             ],
             watermarks=commit.watermarks,
             state=owned.state.take(),
+            timers=owned.state.timers.take(),
             outbox=outbox,
             outbox_low=commit.low,
             next_oseq=owned.logic.next,

@@ -59,6 +59,10 @@ class Agenda:
             self._known.discard((due.rank, due.token))
             yield due
 
+    def is_empty(self) -> bool:
+        """Nothing will ever be due."""
+        return not self._heap
+
     def fill(self, dues: Iterable[tuple[float, Any, Token]]) -> "Agenda":
         """With all that is open in the state."""
         for due in dues:

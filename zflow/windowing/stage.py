@@ -7,11 +7,13 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from zflow.clock import Clock
 from zflow.stages import Emit, StageOptions
 from zflow.windowing.agenda import Agenda, Due, State, Token, seconds, watermark
 from zflow.windowing.calls import Calls
 from zflow.windowing.specs import Window
 
+IDLE = None  # the key of the only timer of a partition
 LATE = "late"  # the output for items whose windows have all fired
 
 
@@ -60,7 +62,7 @@ class Timed(Calls):
 
 
 class WindowStage(Timed):
-    """Windows of event time. windows: which kind."""
+    """Windows of event time. windows: which kind. idle_s: see `on_timer`; None for never."""
 
     def __init__(
         self,
@@ -68,9 +70,16 @@ class WindowStage(Timed):
         options: StageOptions,
         time: Callable[[Any], Any],
         windows: Open,
+        *,
+        idle_s: float | None = None,
+        clock: Clock | None = None,
     ) -> None:
         super().__init__(function, options, time)
         self._windows = windows
+        self._idle_s = idle_s
+        self._clock = clock or Clock()
+        self._highest_s = -math.inf  # event time, in all partitions since this process began
+        self._touched: dict[int, float] = {}  # when the last item came, by partition
 
     def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
         """All windows that are open in a partition, as its state says."""
@@ -80,10 +89,33 @@ class WindowStage(Timed):
         """Keep the item, and fire what its time makes due."""
         agenda = self.agenda()
         time_s = seconds(self._time, item)
+        if self._idle_s is not None:
+            self._watch(self._idle_s, time_s)
         if not self._windows.add(agenda, self.context.key, time_s, item):
             yield self.late(item)
         elif time_s > agenda.mark:
             yield from self._advance(agenda, time_s)
+
+    def _watch(self, idle_s: float, time_s: float) -> None:
+        """Something has come to this partition; one timer says when it has been too long ago."""
+        self._highest_s = max(self._highest_s, time_s)
+        now_s = self._touched[id(self.state)] = self._clock.wall_s()
+        if IDLE not in self.timers:
+            self.timers[IDLE] = now_s + idle_s
+
+    def on_timer(self, _: None) -> Iterator[Any]:
+        """Go on without items: to the highest time that any partition of this replica has seen."""
+        assert self._idle_s is not None, "only with idle_s is there a timer"
+        agenda, now_s = self.agenda(), self._clock.wall_s()
+        # After a restart it is as if something had just come: it may be on its way again.
+        quiet_at_s = self._touched.setdefault(id(self.state), now_s) + self._idle_s
+        if now_s < quiet_at_s:
+            self.timers[IDLE] = quiet_at_s
+            return
+        if self._highest_s > agenda.mark:
+            yield from self._advance(agenda, self._highest_s)
+        if not agenda.is_empty():
+            self.timers[IDLE] = now_s + self._idle_s
 
     def finish(self) -> Iterator[Any]:
         """Fire everything that is open; what comes later is late."""
