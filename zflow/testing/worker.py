@@ -7,9 +7,9 @@ frames. The process asks it to `advance` whenever it wakes.
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
 from zflow.protocol.origin import Origin
+from zflow.protocol.outputs import Output
 from zflow.testing.items import Fate, Item
 from zflow.testing.topologies import SINK, SOURCE
 from zflow.wire.run import Run

@@ -7,8 +7,8 @@ to one partition in units of several items; STREAM: a few at a time, while the g
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
+from zflow.protocol.outputs import Output
 from zflow.protocol.task import Task
 from zflow.replica.scatter import Scatter
 from zflow.testing.invariants import Violation
