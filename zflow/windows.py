@@ -16,6 +16,7 @@ keep all they know in `self.state`, so that they are exactly-once like every dur
 - A window of counts fires when it is full; it knows no watermark, and nothing is late.
 - When the sources have ended everything that is open fires, in order, full or not. A drain and a
   resume keep what is open.
+- A window whose function fails at every attempt becomes a dead letter, with its items.
 - What a join keeps, and what is late for it: see `windowing.joins`.
 
 The order of items is promised only from a source or a durable stage straight into the window. A
