@@ -140,12 +140,17 @@ class Run:
         replicas: Sequence[str] = (),
         *,
         resume: bool = False,
+        state: Path | None = None,
+        topologies: Path = TOPOLOGIES,
+        before: Sequence[str] = (),
     ) -> None:
         self.site = site
-        target = f"{TOPOLOGIES}:{topology}"
-        command = [sys.executable, "-m", "zflow", "run", target, "--json"]
+        target = f"{topologies}:{topology}"
+        command = [*before, sys.executable, "-m", "zflow", "run", target, "--json"]
         if resume:
             command += ["--resume", "last"]
+        if state is not None:
+            command += ["--state", str(state)]
         for parameter in parameters:
             command += ["-p", parameter]
         for count in replicas:

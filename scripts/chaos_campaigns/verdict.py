@@ -3,7 +3,7 @@
 Decides only; starts nothing and reads no file.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 SHOWN_LOST = 5
@@ -17,7 +17,7 @@ class Count:
     lost: int
     duplicated: int
     unexpected: int
-    shown: tuple[int, ...] = ()
+    shown: tuple[Hashable, ...] = ()
 
     def __add__(self, other: "Count") -> "Count":
         return Count(
@@ -32,7 +32,7 @@ class Count:
 NOTHING = Count(expected=0, lost=0, duplicated=0, unexpected=0)
 
 
-def count(expected: Collection[int], recorded: Collection[int]) -> Count:
+def count(expected: Collection[Hashable], recorded: Collection[Hashable]) -> Count:
     """expected: a range or a set, so that looking up is cheap."""
     unique = set(recorded)
     found = sum(1 for number in unique if number in expected)
