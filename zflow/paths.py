@@ -47,6 +47,10 @@ class RunDirectory:
         """The black box of one incarnation."""
         return self.root / "b" / f"{stage_number}-{index}.{incarnation}"
 
+    def hot_keys(self, stage_number: int, index: int) -> Path:
+        """Which keys a slot's last process has sent most often."""
+        return self.root / "b" / f"{stage_number}-{index}.keys"
+
     def lock(self, slot: Slot) -> Path:
         """Held with flock by the one process that speaks for this slot; known by its name, since
         a process has to hold it before it asks for anything."""
@@ -99,6 +103,10 @@ class StateDirectory:
     def position(self, slot: Slot) -> Path:
         """Where a source replica's position is kept."""
         return self.root / "positions" / f"{slot.stage}-{slot.index}.sqlite"
+
+    def journal(self, slot: Slot) -> Path:
+        """What a source replica that cannot be replayed has yielded."""
+        return self.root / "positions" / f"{slot.stage}-{slot.index}.journal.sqlite"
 
     def dead_letters(self, slot: Slot) -> Path:
         """What a replica has given up."""

@@ -59,8 +59,8 @@ def emit(name: str, item: Any) -> Emit:
     return Emit(name, item)
 
 
-class SourceKeywords(TypedDict, total=False):
-    """The options of `@source`. It has no timeout: a source may wait for its next item forever."""
+class CommonKeywords(TypedDict, total=False):
+    """The options of every kind of stage."""
 
     name: str
     replicas: int
@@ -68,7 +68,13 @@ class SourceKeywords(TypedDict, total=False):
     backoff_s: float
 
 
-class StageKeywords(SourceKeywords, total=False):
+class SourceKeywords(CommonKeywords, total=False):
+    """The options of `@source`. It has no timeout: a source may wait for its next item forever."""
+
+    journaled: bool
+
+
+class StageKeywords(CommonKeywords, total=False):
     """The options of `@stage` and `@sink`."""
 
     retry_on: RetryOn
@@ -87,7 +93,8 @@ class StageOptions:
     timeout_s: seconds for one item; infinite for a source. max_crashes: deaths of the process
     that one item may cause before it counts as poison. deterministic: called again with the same
     item, it gives the same. durability: what a commit of a durable stage survives, a power cut or
-    only the death of its process.
+    only the death of its process. journaled: what a source yields is on disk before its code goes
+    on, since it could not give it again.
     """
 
     replicas: int = 1
@@ -99,6 +106,7 @@ class StageOptions:
     on_error: OnError = "dead_letter"
     deterministic: bool = True
     durability: Durability = "power"
+    journaled: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +208,9 @@ def declare(
         fix = "derive the stage from DurableStage, or remove durability="
         faults.append(("durability= is for stages with state on disk", fix))
     takes = reserved_in(target, kind)
+    if options.journaled and (hasattr(target, "position") or "resume" in takes):
+        message = "journaled=True, but it can be told where to begin again"
+        faults.append((message, "remove journaled=, or what takes the place: resume, position()"))
     if kind == "source" and options.replicas > 1 and not takes >= SHARE:
         message = f"replicas={options.replicas}, but each would yield the same items"
         faults.append((message, "take 'partition' and 'partitions' and yield only that share"))
@@ -271,14 +282,16 @@ OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_error": (lambda value: value in ON_ERROR, f"one of {', '.join(ON_ERROR)}"),
     "deterministic": (lambda value: isinstance(value, bool), "True or False"),
     "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),
+    "journaled": (lambda value: isinstance(value, bool), "True or False"),
 }
-SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s")
+SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s", "journaled")
+STAGE_OPTIONS = tuple(option for option in OPTION_RULES if option != "journaled")
 SOURCE_DEFAULTS = StageOptions(timeout_s=math.inf, on_error="fail")
 
 
 def _read_options(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, Any], list[Fault]]:
     valid, faults = dict[str, Any](), list[Fault]()
-    known = SOURCE_OPTIONS if kind == "source" else tuple(OPTION_RULES)
+    known = SOURCE_OPTIONS if kind == "source" else STAGE_OPTIONS
     for option, value in given.items():
         if option not in known:
             faults.append((f"unknown option '{option}'", suggest(option, known)))

@@ -284,6 +284,7 @@ def _crash(member: Member, box: Reading | None, strikes: int, cause: str) -> Cra
         alone=box.alone if box is not None else False,
         strikes=strikes,
         cause=cause,
+        place=box.place if box is not None and box.alone else -1,
     )
 
 

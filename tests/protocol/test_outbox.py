@@ -4,6 +4,8 @@ import pytest
 
 from zflow.protocol.actions import Bury, Fail, Send
 from zflow.protocol.outbox import MAX_BACKOFF_S, MAX_MESSAGE_BYTES, MAX_MESSAGE_ITEMS, Outbox
+from zflow.protocol.segment import Segment
+from zflow.protocol.task import Task
 from zflow.wire.data import MAX_FRAME_BYTES, Crash, Data, Nack, State, Welcome
 from zflow.wire.run import OSEQ, RESENT, SUSPECT, Run
 
@@ -508,3 +510,61 @@ def test_at_most_once_keeps_what_was_never_sent(make):
     bench.outbox.links[0].recover("reset", NOW_S)
     bench.up()
     assert numbers_in(bench.dispatch()) == [0, 1, 2, 3, 4]
+
+
+def unit_of(bench, items) -> Segment:
+    """One unit of several items, for one partition."""
+    task = Task(bench.owner, 0, 1)
+    task.made(1)
+    task.returned()
+    run = Run(1, 2, OSEQ, 0, 0, 1, 0, 0, 0, None, 0, [len(items)])
+    return Segment([run], list(items), task, [0])
+
+
+@pytest.mark.parametrize("first", ["letter", "unit"])
+def test_a_guilty_item_of_a_unit_is_buried_alone_and_the_others_go_on(make, first):
+    bench = make(max_crashes=1).up()
+    segment = unit_of(bench, ["a", "bad", "b"])
+    run = segment.runs[0]
+    bench.outbox.accused(Crash("sink/0", 1, [run], True, 3, "SIGSEGV", 1))
+    bench.outbox.enqueue(segment)
+    (frame,) = bench.dispatch()
+    assert bench.payloads[0].items == ["a", "b"]
+    assert [one.unit(0) for one in frame.runs] == [run.unit(0)]
+    (bury,) = bench.all_of(Bury)
+    assert (bury.items, bury.places, bury.code) == (["bad"], (1,), "crash")
+    if first == "letter":
+        bench.outbox.buried(bury.ticket)
+        assert bench.owner.settled == []
+        bench.state(acked=[0, 1])
+    else:
+        bench.state(acked=[0, 1])
+        assert bench.owner.settled == []
+        bench.outbox.buried(bury.ticket)
+    assert bench.owner.settled == [0]
+    assert bench.outbox.open_units() == 0
+    assert bench.balanced()
+
+
+def test_a_second_guilty_item_of_the_unit_has_the_place_it_had_at_first(make):
+    bench = make(max_crashes=1).up()
+    segment = unit_of(bench, ["a", "bad", "b", "worse"])
+    run = segment.runs[0]
+    bench.outbox.accused(Crash("sink/0", 1, [run], True, 3, "SIGSEGV", 1))
+    bench.outbox.enqueue(segment)
+    bench.dispatch()
+    bench.outbox.accused(Crash("sink/0", 2, [run], True, 3, "SIGABRT", 2))
+    bench.outbox.links[0].recover("peer_lost", NOW_S)
+    bench.up()
+    bench.dispatch()
+    assert bench.payloads[0].items == ["a", "b"]
+    first, second = bench.all_of(Bury)
+    assert (first.items, first.places) == (["bad"], (1,))
+    assert (second.items, second.places) == (["worse"], (3,))
+    bench.outbox.buried(second.ticket)
+    bench.version = 0
+    bench.state(acked=[0, 1])
+    assert bench.owner.settled == []
+    bench.outbox.buried(first.ticket)
+    assert bench.owner.settled == [0]
+    assert bench.outbox.open_units() == 0

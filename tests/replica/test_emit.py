@@ -3,7 +3,7 @@
 import pytest
 
 from zflow.errors import StageError
-from zflow.replica.emit import Emitter, Route, WhenError
+from zflow.replica.emit import Emitter, Keying, Route, WhenError
 from zflow.stages import emit
 
 
@@ -114,3 +114,15 @@ def test_items_made_without_care_that_needed_it_are_noticed():
     assert not maker.surprised([1, "two", (3,)])
     assert maker.surprised([4, bytearray(1)])
     assert maker.careful
+
+
+def test_the_most_frequent_keys_are_known_however_many_rare_ones_there_are():
+    keying = Keying(lambda item: item, 8)
+    for k in range(20_000):
+        keying.partition("hot" if k % 4 == 0 else f"rare {k}")
+        keying.partition("warm" if k % 10 == 0 else f"other {k}")
+    (first, hot), (second, warm) = keying.most_common(2)
+    assert (first, second) == ("'hot'", "'warm'")
+    assert hot == 5000
+    assert warm == 2000
+    assert keying.items == 40_000

@@ -52,7 +52,7 @@ def test_a_store_that_cannot_be_used_keeps_its_letters_waiting(
     else:
         path.mkdir()
     keeper = Keeper(path, None, Clock(), lambda: None)
-    keeper.bury(7, LETTER)
+    keeper.bury(7, [LETTER])
     wait_until(warnings, SOON_S)
     assert warnings()[0].startswith(f"cannot write to {tmp_path}: {path}")
     assert "nothing is lost, the stage waits and tries again" in warnings()[0]

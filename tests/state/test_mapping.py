@@ -369,18 +369,20 @@ def test_iteration_merges_what_is_committed_in_flight_and_changed_in_key_order(s
     assert state == wanted
 
 
-def test_an_iteration_sees_a_commit_that_is_told_meanwhile(state, rows):
+def test_an_iteration_sees_a_commit_that_is_told_meanwhile(rows):
+    rows.page_rows = 10
+    state = State(rows, cache_entries=0)
     for number in range(4):
         state[number] = "old"
     commit(state, rows)
     state[1] = "new"
-    state.take()
+    del state[2]
+    taken = state.take()
     walk = iter(state.items())
     assert next(walk) == (0, "old")
-    rows.commit([(key_bytes(2), None)])
+    rows.commit(taken)
     state.committed()
-    rows.rows[key_bytes(1)] = rows.rows[key_bytes(3)]  # whatever the file says now
-    assert [key for key, _ in walk] == [1, 3]
+    assert list(walk) == [(1, "new"), (3, "old")]
 
 
 def test_values_that_an_iteration_hands_out_can_be_changed(state, rows):
@@ -445,6 +447,16 @@ def test_the_cache_keeps_what_was_used_last_within_its_limits(rows, limits):
     assert rows.gets == 1
     assert state[7] == 7
     assert rows.gets == 1, "9 was used less recently than 7"
+
+
+def test_a_key_that_is_written_again_is_the_newest_and_counts_once(rows):
+    state = State(rows, cache_entries=3)
+    for number in (0, 1, 2, 0, 0, 3):
+        state[number] = number
+        commit(state, rows)
+    assert state._cache.size_bytes < 3 * 250
+    assert [state[number] for number in (0, 2, 3)] == [0, 2, 3]
+    assert rows.gets == 0
 
 
 def test_a_value_larger_than_the_cache_is_read_each_time(rows):

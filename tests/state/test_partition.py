@@ -10,6 +10,7 @@ import threading
 import pytest
 
 from zflow.errors import ConfigError, InternalError, Unavailable
+from zflow.paths import StateDirectory
 from zflow.state import partition, schema
 from zflow.state.partition import (
     Batch,
@@ -20,7 +21,7 @@ from zflow.state.partition import (
     decode_numbers,
     encode_numbers,
 )
-from zflow.state.reader import read_partition
+from zflow.state.reader import read_partition, stored_partitions
 from zflow.wire.run import INDEX, OSEQ
 
 U64 = (1 << 64) - 1
@@ -244,9 +245,9 @@ def test_a_stale_owner_is_fenced_and_applies_nothing(owner, path):
     successor = acquire(path)
     with pytest.raises(Fenced, match=r"another process has acquired .*fence 2, ours is 1"):
         owner.commit(Batch(state=[(b"k", b"stale")], next_oseq=9))
+    successor.commit(Batch(state=[(b"k", b"new")]))  # not kept waiting by the other
     with pytest.raises(Fenced):
         owner.reload()
-    successor.commit(Batch(state=[(b"k", b"new")]))
     assert (successor.get(b"k"), successor.reload().next_oseq) == (b"new", 0)
     successor.close()
 
@@ -302,6 +303,18 @@ def test_only_this_user_can_read_what_is_stored(owner, path):
     assert {found.name.removeprefix(path.name) for found in made} == {"", "-wal", "-shm", ".lock"}
     for found in made:
         assert stat.S_IMODE(found.stat().st_mode) == 0o600, found
+
+
+def test_the_partitions_of_a_run_lie_in_private_folders_by_stage(tmp_path):
+    state = StateDirectory(tmp_path / "run")
+    state.make()
+    state.make_partitions("count")
+    where = state.partition("count", 7)
+    assert where == tmp_path / "run" / "partitions" / "count" / "007.sqlite"
+    for folder in (where.parent, where.parents[1]):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    acquire(where).close()
+    assert stored_partitions(state) == {"count": [where]}
 
 
 # --- tools

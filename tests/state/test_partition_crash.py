@@ -76,10 +76,9 @@ def owner(path):
 def kill(child):
     child.kill()
     child.wait()
-    printed = child.stdout.read()
-    child.stdout.close()
-    child.stdin.close()
-    return printed
+    child.stdin.close()  # what strace has traced outlives it, until its input ends
+    with child.stdout as stdout:
+        return stdout.read()
 
 
 def acquire(path):

@@ -10,6 +10,8 @@ from zflow.local.plan import Plan
 from zflow.local.result import RunResult
 from zflow.paths import runs_folder
 
+SHOWN_KEYS = 3  # per edge; --json has more
+
 
 def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
     """Per edge where every unit went, then the totals, then what to do next."""
@@ -20,6 +22,9 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
         f"{result.items:,} items in {result.seconds:.1f} s ({result.rate_per_s:,.0f}/s), "
         f"latency p50 {_time(result.latency_p50_s)}, p99 {_time(result.latency_p99_s)}"
     )
+    for label, keys in result.hot_keys.items():
+        named = ", ".join(f"{one.key} {one.share:.1%}" for one in keys[:SHOWN_KEYS])
+        yield f"{label}: most frequent keys {named}"
     yield f"run {result.run_id}: {result.outcome}"
     if result.dead_letters:
         letters = "letter" if result.dead_letters == 1 else "letters"

@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
+    "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
     "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
 }
 

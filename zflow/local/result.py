@@ -4,13 +4,41 @@ Decides the exit code where several hold: a hole in the books, then forced, then
 interrupted.
 """
 
-from collections.abc import Mapping
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from zflow.errors import ExitCode
 from zflow.local.books import Books, EdgeBooks
 from zflow.local.plan import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotKey:
+    """A key of a keyed edge, as text, and how many of its items had it, at least."""
+
+    key: str
+    items: int
+    share: float
+
+
+def hot_keys(paths: Iterable[Path], most: int) -> dict[str, list[HotKey]]:
+    """The most frequent keys per edge, over what each sender's last process has counted."""
+    totals: dict[str, int] = {}
+    counts: dict[str, Counter[str]] = {}
+    for path in paths:
+        for label, (items, ranked) in json.loads(path.read_text()).items():
+            totals[label] = totals.get(label, 0) + items
+            counts.setdefault(label, Counter()).update(dict(ranked))
+    return {
+        label: [
+            HotKey(key=key, items=n, share=n / totals[label]) for key, n in ranked.most_common(most)
+        ]
+        for label, ranked in counts.items()
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +57,7 @@ class RunResult:
     holes: list[str]
     edges: list[EdgeBooks]
     stages: dict[str, dict[str, int]]
+    hot_keys: dict[str, list[HotKey]]
 
     def as_data(self) -> dict[str, Any]:
         """Plain data for `--json`."""
@@ -53,6 +82,7 @@ def make_result(
     drained: bool,
     restarts: Mapping[str, int],
     seconds: float,
+    keys: dict[str, list[HotKey]],
 ) -> RunResult:
     """Close the books of a run. verdict: what ended it early, None if it came to its end."""
     sources = [stage.name for stage in plan.config.stages if stage.kind == "source"]
@@ -76,12 +106,13 @@ def make_result(
             stage.name: {
                 **{
                     name: books.stage(stage.name).get(name, 0)
-                    for name in ("received", "processed", "errors")
+                    for name in ("received", "processed", "errors", "duplicates")
                 },
                 "restarts": restarts.get(stage.name, 0),
             }
             for stage in plan.config.stages
         },
+        hot_keys=keys,
     )
 
 

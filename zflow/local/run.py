@@ -17,13 +17,14 @@ from zflow.ids import Slot
 from zflow.local.books import Books
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
-from zflow.local.result import RunResult, make_result
+from zflow.local.result import HotKey, RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets, check_fds
 from zflow.state.runs import RunLock
 from zflow.supervisor import Death, Supervisor
 
 TURN_S = 0.05
+HOT_KEYS = 10  # per edge
 PROGRESS_S = 0.5
 
 
@@ -73,6 +74,7 @@ class LocalRun:
         self._restarts: dict[str, int] = {}
         self._verdict: tuple[ExitCode, str] | None = None
         self._phase = ""
+        self._keys: dict[str, list[HotKey]] = {}
         self._began_s = clock.now_s()
         self._progress_due_s = 0.0
         self._books = Books((edge.label, edge.source) for edge in plan.config.edges)
@@ -211,6 +213,7 @@ class LocalRun:
         for death in self._supervisor.reap():
             self._books.died(str(death.slot), death.counters)
         self._relay.finish()
+        self._keys = hot_keys((self._plan.run.root / "b").glob("*.keys"), HOT_KEYS)
         self._show_last()
 
     def _show_last(self) -> None:
@@ -224,6 +227,7 @@ class LocalRun:
             verdict=self._verdict,
             drained=self._drain_asked,
             restarts=self._restarts,
+            keys=self._keys,
             seconds=self._clock.now_s() - self._began_s,
         )
 

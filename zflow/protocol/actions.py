@@ -51,8 +51,9 @@ class Hangup:
 class Bury:
     """Commit a unit to the dead-letter store, then call `Core.buried(ticket)`.
 
-    items: of the unit, nearly always one; none if nobody has them any more. stage: where it
-    failed; edge: the label of the edge it was on, "" at a source.
+    items: of the unit, nearly always one; none if nobody has them any more. places: where in the
+    unit each of them was. stage: where it failed; edge: the label of the edge it was on, "" at a
+    source.
     maybe_applied: an attempt may have had effects (a crash, a streamed output, a lost peer).
     """
 
@@ -66,6 +67,7 @@ class Bury:
     error_class: str
     error: str
     maybe_applied: bool
+    places: tuple[int, ...] = (0,)
 
     @property
     def item(self) -> Any:

@@ -18,7 +18,7 @@ from zflow.protocol.sender import Identity, SenderLink, Sent
 from zflow.protocol.suspects import Suspects, Suspicion
 from zflow.wire.data import MAX_FRAME_BYTES, Crash, Nack
 from zflow.wire.payload import Codec, DecodeError, EncodeError, Payload
-from zflow.wire.run import RESENT, SINGLE, SUSPECT, cut_runs
+from zflow.wire.run import RESENT, SINGLE, SUSPECT, Run, cut_runs
 
 MAX_MESSAGE_ITEMS = 1024
 MAX_MESSAGE_BYTES = 256 * 1024
@@ -56,6 +56,11 @@ def _unreadable(segment: Segment) -> bool:
 
 
 Watermarks = Callable[[], Iterable[tuple[int, int]]]
+
+
+def _death_of(verdict: Suspicion) -> Nack:
+    error = f"the process died {verdict.deaths} times while executing this item: {verdict.cause}"
+    return Nack(0, 1, "crash", "ProcessDied", error)
 
 
 class Chance(Protocol):
@@ -96,6 +101,8 @@ class Outbox:
         self.item_bytes = 0.0  # smoothed
         self.retrying: list[tuple[float, int, Segment]] = []  # heap by time
         self.burying: dict[int, Segment] = {}
+        self._spared: set[int] = set()  # tickets of items whose unit has gone on without them
+        self._awaiting: dict[int, Segment] = {}  # units that are through, by such a ticket
         self._codec = codec
         self._act = act
         self._new_ticket = new_ticket
@@ -254,7 +261,11 @@ class Outbox:
                     queue.extendleft(reversed(parts))
                     self.queued -= 1
                     self.ledger.sent += 1
-                    self._give_up_guilty(segment.part(position, position + 1), verdict)
+                    guilty = segment.part(position, position + 1)
+                    if len(guilty.items or ()) > 1 and verdict.place >= 0:
+                        self._spare_others(queue, guilty, verdict)
+                    else:
+                        self._give_up_guilty(guilty, verdict)
                     return True
                 position += 1
         return False
@@ -317,7 +328,9 @@ class Outbox:
         if self.suspects:
             for run in cut_runs(segment.runs, begin, end):
                 self.suspects.acquit(run)
-        if not self.settings.at_most_once:
+        if segment.graves:
+            self._settle_unit(segment)
+        elif not self.settings.at_most_once:
             segment.task.settled(n)
 
     def nacked(self, segment: Segment, nack: Nack, now_s: float) -> None:
@@ -355,10 +368,25 @@ class Outbox:
         self._bury(segment, nack, attempts)
 
     def _give_up_guilty(self, segment: Segment, verdict: Suspicion) -> None:
-        error = (
-            f"the process died {verdict.deaths} times while executing this item: {verdict.cause}"
-        )
-        self._give_up(segment, Nack(0, 1, "crash", "ProcessDied", error), verdict.deaths)
+        self._give_up(segment, _death_of(verdict), verdict.deaths)
+
+    def _spare_others(self, queue: deque[Segment], unit: Segment, verdict: Suspicion) -> None:
+        """One item of a unit is guilty: it alone is given up, the others go on without it."""
+        at = min(verdict.place, len(unit.items or ()) - 1)
+        nack, ticket = _death_of(verdict), 0
+        if self.settings.on_error == "drop":
+            self.ledger.dropped("error", 1)
+        else:
+            if self.settings.on_error == "fail":
+                self._act(Fail(self.settings.stage, nack.error_class, nack.error))
+            ticket = self._new_ticket()
+            self.burying[ticket] = unit
+            one, place = (unit.items or [])[at], unit.places()[at]
+            self._spared.add(ticket)
+            self._bury_items(ticket, unit.runs[0], [one], (place,), nack, verdict.deaths, True)
+        queue.appendleft(unit.without(at, ticket))
+        self.queued += 1
+        self.suspects.relieve(unit.runs[0].unit(0))
 
     def _give_up_unreadable(self, segment: Segment) -> None:
         """Pickled, but nobody can unpickle it: there is nothing left to send again."""
@@ -372,26 +400,43 @@ class Outbox:
         self.burying[ticket] = segment
         run = segment.runs[0]
         resent = bool(run.flags & RESENT) or nack.code == "crash" or nack.partial
-        self._act(
-            Bury(
-                ticket,
-                self.settings.stage,
-                self.settings.label,
-                run,
-                [] if _unreadable(segment) else segment.items or [],
-                attempts,
-                nack.code,
-                nack.error_class,
-                nack.error,
-                resent,
-            )
-        )
+        items = [] if _unreadable(segment) else segment.items or []
+        places = tuple(segment.places()) if items else (0,)
+        self._bury_items(ticket, run, items, places, nack, attempts, resent)
+
+    def _bury_items(
+        self,
+        ticket: int,
+        run: Run,
+        items: list[Any],
+        places: tuple[int, ...],
+        nack: Nack,
+        attempts: int,
+        maybe_applied: bool,
+    ) -> None:
+        where = self.settings.stage, self.settings.label
+        why = nack.code, nack.error_class, nack.error
+        self._act(Bury(ticket, *where, run, items, attempts, *why, maybe_applied, places))
 
     def buried(self, ticket: int) -> None:
         """The dead-letter store has committed the unit: only now is it settled (I16)."""
         segment = self.burying.pop(ticket)
         self.ledger.dead_lettered += 1
+        if ticket in self._spared:  # one item of a unit whose others have gone on
+            self._spared.discard(ticket)
+            waiting = self._awaiting.pop(ticket, None)
+            if waiting is not None:
+                self._settle_unit(waiting)
+            return
         self._acquit(segment)
+        self._settle_unit(segment)
+
+    def _settle_unit(self, segment: Segment) -> None:
+        """A unit alone is done, once the items that it lost on its way are buried."""
+        for ticket in segment.graves:
+            if ticket in self.burying:
+                self._awaiting[ticket] = segment
+                return
         segment.task.settled(1)
 
     def _acquit(self, segment: Segment) -> None:

@@ -11,10 +11,11 @@ class Segment:
     """Consecutive outputs of one task on one edge.
 
     items: of its units, one after the other; None once they are encoded in a message.
-    parents: for each unit, the position of its input in the task.
+    parents: for each unit, the position of its input in the task. gone: of a unit alone, the places
+    of items that were given up and no longer travel with it; graves: the tickets of their burial.
     """
 
-    __slots__ = ("items", "n", "parents", "runs", "task")
+    __slots__ = ("gone", "graves", "items", "n", "parents", "runs", "task")
 
     def __init__(
         self, runs: list[Run], items: list[Any] | None, task: Task, parents: Sequence[int]
@@ -24,6 +25,8 @@ class Segment:
         self.task = task
         self.parents = parents
         self.n = len(parents)
+        self.gone: tuple[int, ...] = ()
+        self.graves: tuple[int, ...] = ()
 
     @property
     def suspect(self) -> bool:
@@ -40,7 +43,28 @@ class Segment:
         if items is None and self.items is not None:
             first, last = item_span(self.runs, begin, end)
             items = self.items[first:last]
-        return Segment(cut_runs(self.runs, begin, end), items, self.task, self.parents[begin:end])
+        part = Segment(cut_runs(self.runs, begin, end), items, self.task, self.parents[begin:end])
+        part.gone, part.graves = self.gone, self.graves
+        return part
+
+    def places(self) -> list[int]:
+        """Of a unit alone: which places its items had when it was made."""
+        found: list[int] = []
+        place = 0
+        while len(found) < len(self.items or ()):
+            if place not in self.gone:
+                found.append(place)
+            place += 1
+        return found
+
+    def without(self, position: int, ticket: int) -> "Segment":
+        """Of a unit alone: the same unit without one of its items, which is buried meanwhile."""
+        (run,), items = self.runs, self.items or []
+        left = [*items[:position], *items[position + 1 :]]
+        rest = Segment([run.holding(len(left))], left, self.task, self.parents)
+        rest.gone = (*self.gone, self.places()[position])
+        rest.graves = (*self.graves, ticket)
+        return rest
 
     def marked(self, *, attempt: int | None = None, flags: int = 0) -> "Segment":
         """The same units, in another attempt (None keeps it) or with more flags."""
@@ -48,4 +72,6 @@ class Segment:
             run.marked(attempt=run.attempt if attempt is None else attempt, flags=run.flags | flags)
             for run in self.runs
         ]
-        return Segment(runs, self.items, self.task, self.parents)
+        marked = Segment(runs, self.items, self.task, self.parents)
+        marked.gone, marked.graves = self.gone, self.graves
+        return marked

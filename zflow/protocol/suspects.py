@@ -26,6 +26,7 @@ class Suspicion:
     deaths: int
     alone: bool  # it died alone at least once
     cause: str
+    place: int = -1  # of the item that was executing when it last died alone, if it was named
 
 
 class Suspects:
@@ -63,6 +64,7 @@ class Suspects:
             deaths=known.deaths + 1,
             alone=known.alone or crash.alone,
             cause=crash.cause,
+            place=crash.place if crash.alone else known.place,
         )
         if len(self._units) > MAX_REMEMBERED:
             del self._units[next(iter(self._units))]
@@ -73,6 +75,10 @@ class Suspects:
         if known is not None and known.alone and known.strikes >= self._limit:
             return known
         return None
+
+    def relieve(self, unit: Unit) -> None:
+        """One item of the unit was given up: the others are under suspicion, and not yet guilty."""
+        self._units[unit] = Suspicion(strikes=0, deaths=0, alone=False, cause="")
 
     def stretches(self, run: Run) -> Iterator[tuple[int, int, bool]]:
         """Cut a run into (begin, end, suspected) stretches of positions."""

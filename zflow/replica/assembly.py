@@ -26,6 +26,7 @@ from zflow.replica.committer import Committer
 from zflow.replica.context import Context
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
+from zflow.replica.journaled import journaled
 from zflow.replica.partitions import Partitions
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
 from zflow.replica.source import SourceWorker
@@ -35,6 +36,7 @@ from zflow.replica.yields import YieldWorker
 from zflow.shapes import entry_name
 from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
+from zflow.state.journal import Journal
 from zflow.state.positions import Position
 from zflow.wire.codec import PickleCodec, load_item
 from zflow.wire.control import REDRIVE, RunConfig, StageConfig
@@ -230,11 +232,12 @@ def make_worker(
     user: User,
     bench: Bench,
     position: Position | None,
+    stored_low: Callable[[], int],
     failed: Callable[[BaseException], None],
 ) -> Worker:
     """What runs the user's code: a source, a generator, a plain function, or a sink."""
     if position is not None:
-        return _source_worker(place, user, bench, position, failed)
+        return _source_worker(place, user, bench, position, stored_low, failed)
     decl, code = user.decl, user.code
     if decl is None or code is None:
         raise InternalError(f"{place.slot} has neither a position nor user code")
@@ -279,6 +282,7 @@ def _source_worker(
     user: User,
     bench: Bench,
     position: Position,
+    stored_low: Callable[[], int],
     failed: Callable[[BaseException], None],
 ) -> SourceWorker:
     stage = place.stage
@@ -291,6 +295,10 @@ def _source_worker(
         begin = source_begin(
             user.decl, user.code, partition=place.slot.index, partitions=stage.replicas
         )
+        if user.decl.options.journaled:
+            skips = False
+            journal = Journal(place.state.journal(place.slot), low=position.low)
+            begin = journaled(begin, journal, stored_low, bench.clock)
     return SourceWorker(
         bench,
         begin,

@@ -90,11 +90,12 @@ class Committer(Generic[P]):
                 return True
 
     def _is_stored(self, file: PartitionFile, batch: Batch) -> bool:
-        """A commit may have reached the disk before it failed: outputs are never stored twice."""
+        """A commit may have reached the disk before it failed: outputs are never stored twice.
+
+        All else that a batch holds may be stored again.
+        """
         try:
-            return bool(batch.outbox) and file.reload().next_oseq >= batch.next_oseq
-        except Fenced:
-            raise
+            return bool(batch.outbox) and file.next_oseq() >= batch.next_oseq
         except Unavailable:
             return False
 

@@ -5,11 +5,13 @@ place, later units of its partition wait, those of others do not. What is a dupl
 unit may be acknowledged is decided in `protocol.anchor`.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any
 
-from zflow.errors import StageError
+from zflow.errors import StageError, Unavailable
+from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
 from zflow.replica.committer import Committer
@@ -21,10 +23,12 @@ from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
 from zflow.wire.codec import load_item, pack
 from zflow.wire.run import Run, item_span
 
+_LOG = logging.getLogger("zflow.durable")
 GROUP_NS = 20_000_000  # a round waits that long for company, and not at all in an idle stage
 GROUP_UNITS = 1000
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
+OPEN_AGAIN_S = 0.5
 MAX_HELD = 8192  # units that wait behind one that failed
 LOW_EVERY_NS = 250_000_000  # settled outputs are deleted with the next commit, or that much later
 
@@ -89,6 +93,9 @@ class DurableWorker:
         self._round: list[Owned] = []  # under way
         self._uncommitted = 0
         self._applied = 0  # of these, since the last round began
+        self._unopened: dict[int, list[Work]] = {}  # for partitions that cannot be opened now
+        self._open_due_s = 0.0
+        self._complain = Repeating(_LOG, bench.clock)
         self._low_due_ns = 0
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
@@ -124,7 +131,7 @@ class DurableWorker:
         bench = self.bench
         core = bench.reactor.core
         with bench.reactor.lock:
-            if core.full() or self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+            if core.full() or self._full():
                 return None
             parcel = core.next_parcel(now_ns / 1e9)
             if parcel is None:
@@ -135,6 +142,12 @@ class DurableWorker:
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
+
+    def _full(self) -> bool:
+        """Enough is open here: not durable yet, behind a unit that fails, or in one partition."""
+        if self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+            return True
+        return any(owned.origin.full() for owned in self.partitions.all())
 
     def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
         bench = self.bench
@@ -153,13 +166,44 @@ class DurableWorker:
         at = item_at = 0
         for run in portion.runs:
             end = item_at + run.items
-            owned = self.partitions.owned(max(run.partition, 0))
             work = Work(portion, at, run, portion.items[item_at:end])
             at, item_at = at + run.n, end
-            if owned.held:
+            number = max(run.partition, 0)
+            owned = self._opened_partition(number)
+            if owned is None:
+                self._unopened.setdefault(number, []).append(work)
+                self._held += run.n
+            elif owned.held:
                 self._hold(owned, work)
             else:
                 self._work(owned, work)
+
+    def _opened_partition(self, number: int) -> Owned | None:
+        """The partition; None while the disk does not let it be opened."""
+        if number in self._unopened:
+            return None
+        try:
+            return self.partitions.owned(number)
+        except Unavailable as error:
+            self._complain.warning(
+                "cannot open a partition: %s; nothing is lost, its units wait", error
+            )
+            self._open_due_s = self.bench.clock.now_s() + OPEN_AGAIN_S
+            return None
+
+    def _open_again(self, now_s: float) -> None:
+        """What waits for partitions that could not be opened."""
+        if not self._unopened or now_s < self._open_due_s:
+            return
+        waiting, self._unopened = self._unopened, {}
+        for number, works in waiting.items():
+            owned = self._opened_partition(number)
+            if owned is None:
+                self._unopened[number] = works
+                continue
+            for work in works:
+                self._held -= work.run.n
+                self._hold(owned, work)
 
     def _work(self, owned: Owned, work: Work) -> None:
         """Apply what was never applied; hold the rest if a unit fails."""
@@ -188,10 +232,13 @@ class DurableWorker:
                 count = 1 if run.counts is None else run.counts[position]
                 made: list[Any] = []
                 for self._at in range(at, at + count):
+                    if count > 1 and run.n == 1:
+                        self.bench.black_box.at(self._at - at)
                     if self._at not in work.dead:
                         self._call_one(items[self._at], made)
+                packed = list(map(pack, made))  # before its changes are kept: it may fail
                 state.seal()
-                outputs.extend(map(pack, made))
+                outputs += packed
                 at += count
             position = end
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
@@ -253,9 +300,8 @@ class DurableWorker:
                 core.actions.append(Fail(self._stage, name, text))
             unit = work.run.cut(0, 1)
             edge = self.bench.context.label(work.link.key[0])
-            letter = Bury(
-                0, self._stage, edge, unit, [work.items[item]], attempts, "error", name, text, False
-            )
+            said = (attempts, "error", name, text, False)
+            letter = Bury(0, self._stage, edge, unit, [work.items[item]], *said, (item,))
             core.bury(letter, lambda: self._give_up(work, item))
             self.bench.reactor.perform()
 
@@ -266,6 +312,7 @@ class DurableWorker:
 
     def _try_again(self, now_s: float) -> bool:
         """Units whose time has come, and those of their partitions that waited behind them."""
+        self._open_again(now_s)
         worked = False
         for number, owned in list(self._holding.items()):
             while owned.held and owned.held[0].due_s <= now_s:
@@ -286,6 +333,8 @@ class DurableWorker:
     def due_s(self) -> float:
         """When something here has to be done although nothing arrives."""
         due_s = min((owned.held[0].due_s for owned in self._holding.values()), default=1e18)
+        if self._unopened:
+            due_s = min(due_s, self._open_due_s)
         if self._open and not self._round:
             due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
         if self.concluding and self._finish_due_s:
@@ -307,7 +356,8 @@ class DurableWorker:
         """
         if self._round:
             return
-        if idle and now_ns >= self._low_due_ns:
+        core = self.bench.reactor.core
+        if idle and (now_ns >= self._low_due_ns or core.quiet()):
             self._low_due_ns = now_ns + LOW_EVERY_NS
             for owned in self.partitions.all():
                 if owned.origin.low > owned.low:
@@ -391,7 +441,7 @@ class DurableWorker:
 
     def settled(self) -> bool:
         """Nothing is open here: committed, sent, and no `finish` left that was asked for."""
-        if self._open or self._round or self._holding:
+        if self._open or self._round or self._holding or self._unopened:
             return False
         every = self.partitions.all()
         if any(owned.origin.low > owned.low for owned in every):

@@ -7,6 +7,7 @@ single items.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import GeneratorType
 from typing import Any
 
@@ -15,6 +16,8 @@ from zflow.hashing import stable_hash
 from zflow.protocol.core import Output
 from zflow.stages import Emit
 from zflow.wire.codec import holds_writable_buffer, snapshot
+
+MAX_SHOWN_CHARS = 60  # of a key
 
 _NONE = type(None)
 _IMMUTABLE: frozenset[type] = frozenset({bytes, str, int, float, bool, complex, _NONE})
@@ -33,27 +36,42 @@ class Route:
 class Keying:
     """To which partition an item belongs: the hash of its key, the same everywhere.
 
-    key: None where all belong to partition 0.
+    key: None where all belong to partition 0. Keeps count of the keys that come most often, which
+    are what makes one replica busy while others wait.
     """
 
     _REMEMBERED = 65_536
+    _COUNTED = 4096  # keys at once; the rarer half makes room for new ones
 
     def __init__(self, key: Callable[[Any], Any] | None, partitions: int) -> None:
         self._key = key
         self._partitions = partitions
         self._known: dict[Any, int] = {}
+        self._counts: dict[Any, int] = {}
+        self.items = 0
 
     def partition(self, item: Any) -> int:
         """Raises what the user's `key=` raises, and TypeError for what cannot be a key."""
         if self._key is None:
             return 0
         key = self._key(item)
+        self.items += 1
+        self._counts[key] = self._counts.get(key, 0) + 1
         found = self._known.get(key)  # equal keys have equal hashes, and one partition
         if found is None:
             if len(self._known) >= self._REMEMBERED:
                 self._known.clear()
             found = self._known[key] = stable_hash(key) % self._partitions
+        if len(self._counts) > self._COUNTED:
+            self._counts = dict(self._ranked()[: self._COUNTED // 2])
         return found
+
+    def _ranked(self) -> list[tuple[Any, int]]:
+        return sorted(self._counts.items(), key=itemgetter(1), reverse=True)
+
+    def most_common(self, n: int) -> list[tuple[str, int]]:
+        """The keys that came most often, as text, with how often at least."""
+        return [(_shown(key), count) for key, count in self._ranked()[:n]]
 
 
 class WhenError(Exception):
@@ -74,6 +92,11 @@ class Emitter:
         )
         self._uncopied: set[type] = set(_IMMUTABLE)
         self._copied: set[type] = set()
+
+    def hot_keys(self, n: int) -> dict[int, tuple[int, list[tuple[str, int]]]]:
+        """Per keyed edge: how many items were keyed, and the keys that came most often."""
+        keyed = [(route.edge, route.keyed) for route in self._routes if route.keyed is not None]
+        return {edge: (one.items, one.most_common(n)) for edge, one in keyed if one.items}
 
     @property
     def careful(self) -> bool:
@@ -148,6 +171,11 @@ class Emitter:
             partitions = _partitions(route.keyed, positions, chosen)
         whole = len(positions) == len(items)
         return Output(route.edge, None if whole else positions, chosen, partitions)
+
+
+def _shown(key: Any) -> str:
+    text = repr(key)
+    return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."
 
 
 def _partitions(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:

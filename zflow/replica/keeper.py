@@ -41,15 +41,15 @@ class Keeper:
         self._position = position
         self._repeating = Repeating(_LOG, clock)
         self._wake = wake
-        self._letters: deque[tuple[int, DeadLetter]] = deque()
+        self._letters: deque[tuple[int, list[DeadLetter]]] = deque()
         self._row: PositionRow | None = None
         self._asked = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
 
-    def bury(self, ticket: int, letter: DeadLetter) -> None:
-        """Commit the letter, then put `ticket` into `done`. Returns at once."""
-        self._letters.append((ticket, letter))
+    def bury(self, ticket: int, letters: list[DeadLetter]) -> None:
+        """Commit the letters of a unit, then put `ticket` into `done`. Returns at once."""
+        self._letters.append((ticket, letters))
         self._ask()
 
     def store_position(self, low: int, *, ended: bool, mark: Mark | None) -> None:
@@ -96,7 +96,7 @@ class Keeper:
         if batch:
             if self._store is None:
                 self._store = DeadLetterStore(self._dead_path)
-            self._store.bury([letter for _, letter in batch])
+            self._store.bury([letter for _, letters in batch for letter in letters])
             for ticket, _ in batch:
                 self._letters.popleft()
                 self.done.append(ticket)

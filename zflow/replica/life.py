@@ -5,6 +5,7 @@ before any connects, and all are connected before a source starts. The data thre
 the other is in `controller`.
 """
 
+import json
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ from zflow.replica.assembly import (
 from zflow.replica.controller import AWAY_S, Controller
 from zflow.replica.counters import Counters
 from zflow.replica.durable import DurableWorker
+from zflow.replica.emit import Emitter
 from zflow.replica.keeper import Keeper
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
@@ -42,6 +44,7 @@ from zflow.wire.codec import dump_item
 
 _LOG = logging.getLogger("zflow.replica")
 
+HOT_KEYS = 10  # per edge, told at the end
 IDLE_S = 1.0  # an idle data thread looks up at least this often
 POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
@@ -94,6 +97,7 @@ class Replica:
         self._report: control.Report | None = None
         self._controller: Controller | None = None
         self._worker: Worker | None = None
+        self._emitter: Emitter | None = None
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
         self._concluding = snapshot.concluding == stage.name
@@ -135,11 +139,12 @@ class Replica:
 
     def _make_worker(self, user: User) -> Worker:
         assert self._controller is not None
+        self._emitter = make_emitter(self.place, user)
         bench = Bench(
             reactor=self._reactor,
             black_box=self._black_box,
             counters=self._counters,
-            emitter=make_emitter(self.place, user),
+            emitter=self._emitter,
             context=user.context,
             clock=self._clock,
             entered=self._controller.entered,
@@ -148,7 +153,14 @@ class Replica:
         if self.place.stage.partitions:
             worker = self._durable = make_durable(self.place, user, bench, self._waiter.wake)
         else:
-            worker = make_worker(self.place, user, bench, self._position, self._on_source_failed)
+            worker = make_worker(
+                self.place,
+                user,
+                bench,
+                self._position,
+                lambda: self._keeper.stored_low,
+                self._on_source_failed,
+            )
         if isinstance(worker, SourceWorker):
             self._source = worker
         self._worker = worker
@@ -231,6 +243,12 @@ class Replica:
             self._reactor.perform()
 
     def _leave_books(self) -> None:
+        if self._emitter is not None:
+            found = self._emitter.hot_keys(HOT_KEYS)
+            if found:
+                labels = {edge.edge: edge.label for edge in self.place.config.edges}
+                path = self.place.run.hot_keys(self.place.stage.number, self.place.slot.index)
+                path.write_text(json.dumps({labels[edge]: one for edge, one in found.items()}))
         self._counters.finished = True
         self._black_box.count(self._counters.values())
 
@@ -360,8 +378,20 @@ class Replica:
     # -- called under the reactor's lock -----------------------------------------------------
 
     def _on_bury(self, action: Bury) -> None:
+        _LOG.warning(
+            "dead letter: %s gave up an item after %d attempts: %s",
+            action.stage,
+            action.attempts,
+            action.error.strip().rpartition("\n")[2],
+        )
+        items = action.items or [None]
+        places = zip(items, action.places, strict=True)
+        letters = [self._letter(action, item, place) for item, place in places]
+        self._keeper.bury(action.ticket, letters)
+
+    def _letter(self, action: Bury, item: Any, place: int) -> DeadLetter:
         origin, oseq, path, index = action.run.unit(0)
-        letter = DeadLetter(
+        return DeadLetter(
             origin=f"{origin:016x}",
             oseq=oseq,
             path=f"{path:016x}",
@@ -372,19 +402,13 @@ class Replica:
             code=action.code,
             error_class=action.error_class,
             error=action.error,
-            item=dump_item(action.item),
-            shown=shown_item(action.item),
+            item=dump_item(item),
+            shown=shown_item(item),
             maybe_applied=action.maybe_applied,
             buried_at_s=self._clock.wall_s(),
             version=self._version,
+            place=place,
         )
-        _LOG.warning(
-            "dead letter: %s gave up an item after %d attempts: %s",
-            action.stage,
-            action.attempts,
-            action.error.strip().rpartition("\n")[2],
-        )
-        self._keeper.bury(action.ticket, letter)
 
     def _on_fail(self, action: Fail) -> None:
         self._failure = f"{action.stage} failed on an item (on_error='fail'):\n{action.error}"

@@ -4,7 +4,7 @@ Says what was executing, since when, and how far the counters had come. Written 
 between two machine instructions at a time; read by its supervisor, alive or dead.
 
     | magic 8s | size of names u32 | JSON list of counter names, padded to HEAD_BYTES |
-    | beat_ns u64 | started_ns u64 | alone u8 | pad 3 | length u32 | msgpack list of runs |
+    | beat_ns u64 | started_ns u64 | alone u8 | pad 1 | place i16 | length u32 | list of runs |
     | counters, one i64 each |
 
 `length` is written last and zeroed first, so a half-written slice reads as none.
@@ -25,11 +25,13 @@ from zflow.wire.run import Run
 _MAGIC = b"zflowbb1"
 _HEAD_BYTES = 32 * 1024
 _SLICE_BYTES = 128 * 1024
-_SLICE = struct.Struct("<QB3xI")
+_SLICE = struct.Struct("<QBxhI")
+_PLACE = struct.Struct("<h")
 _STARTED = struct.Struct("<Q")
 _LENGTH = struct.Struct("<I")
 _AT_BEAT = _HEAD_BYTES
 _AT_SLICE = _HEAD_BYTES + 8
+_AT_PLACE = _AT_SLICE + 10
 _AT_LENGTH = _AT_SLICE + 12
 _AT_RUNS = _AT_SLICE + _SLICE.size
 _AT_COUNTERS = _HEAD_BYTES + _SLICE_BYTES
@@ -39,11 +41,13 @@ _DECODER = msgspec.msgpack.Decoder(list[Run])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A black box as read from outside. started_ns is 0 when no user code was running."""
+    """A black box as read from outside. started_ns is 0 when no user code was running; place is
+    that of the item in its unit, -1 if it was not named."""
 
     beat_ns: int
     started_ns: int
     alone: bool
+    place: int
     runs: list[Run]
     counters: dict[str, int]
 
@@ -73,11 +77,15 @@ class BlackBox:
             raise ValueError(f"{len(runs)} runs do not fit a black box")
         _LENGTH.pack_into(self._map, _AT_LENGTH, 0)
         self._map[_AT_RUNS : _AT_RUNS + len(raw)] = raw
-        _SLICE.pack_into(self._map, _AT_SLICE, now_ns, alone, len(raw))
+        _SLICE.pack_into(self._map, _AT_SLICE, now_ns, alone, -1, len(raw))
+
+    def at(self, place: int) -> None:
+        """Which item of the unit that runs alone is executing from now on."""
+        _PLACE.pack_into(self._map, _AT_PLACE, place)
 
     def leave(self) -> None:
         """User code is through."""
-        _SLICE.pack_into(self._map, _AT_SLICE, 0, 0, 0)
+        _SLICE.pack_into(self._map, _AT_SLICE, 0, 0, -1, 0)
 
     def beat(self, now_ns: int) -> None:
         """The process lives; from the control thread."""
@@ -103,7 +111,7 @@ def read_black_box(path: Path) -> Reading | None:
     (head_bytes,) = _LENGTH.unpack_from(raw, 8)
     names = json.loads(raw[12 : 12 + head_bytes])
     (beat_ns,) = _STARTED.unpack_from(raw, _AT_BEAT)
-    started_ns, alone, length = _SLICE.unpack_from(raw, _AT_SLICE)
+    started_ns, alone, place, length = _SLICE.unpack_from(raw, _AT_SLICE)
     values = struct.unpack_from(f"<{len(names)}q", raw, _AT_COUNTERS)
     try:
         runs = _DECODER.decode(raw[_AT_RUNS : _AT_RUNS + length]) if length else []
@@ -113,6 +121,7 @@ def read_black_box(path: Path) -> Reading | None:
         beat_ns=beat_ns,
         started_ns=started_ns,
         alone=bool(alone),
+        place=place,
         runs=runs,
         counters=dict(zip(names, values, strict=True)),
     )

@@ -25,34 +25,37 @@ CREATE TABLE dead (
     code TEXT NOT NULL, error_class TEXT NOT NULL, error TEXT NOT NULL,
     item BLOB, shown TEXT NOT NULL, maybe_applied INTEGER NOT NULL, buried_at_s REAL NOT NULL,
     replayed INTEGER NOT NULL DEFAULT 0, version TEXT NOT NULL DEFAULT '', original BLOB,
-    UNIQUE (origin, oseq, path, "index", stage, edge)
+    place INTEGER NOT NULL DEFAULT 0,
+    UNIQUE (origin, oseq, path, "index", place, stage, edge)
 )
 """
+_FIRST = (  # the columns of schema 1
+    'origin, oseq, path, "index", stage, edge, attempts, code, error_class, error, item, shown, '
+    "maybe_applied, buried_at_s"
+)
 # What makes a file of a schema one of the present schema; 0 is a file without a table.
 _STEPS: dict[int, tuple[str, ...]] = {
     0: (_SCHEMA,),
     1: (
-        "ALTER TABLE dead ADD COLUMN version TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE dead ADD COLUMN original BLOB",
+        "ALTER TABLE dead RENAME TO older",
+        _SCHEMA,
+        f"INSERT INTO dead (id, replayed, {_FIRST}) SELECT id, replayed, {_FIRST} FROM older",
+        "DROP TABLE older",
     ),
 }
 # The newest attempt at the same unit is the one worth reading; a unit never has two rows.
 _UPSERT = """
 INSERT INTO dead (origin, oseq, path, "index", stage, edge, attempts, code, error_class, error,
-                  item, shown, maybe_applied, buried_at_s, version)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (origin, oseq, path, "index", stage, edge) DO UPDATE SET
+                  item, shown, maybe_applied, buried_at_s, version, place)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (origin, oseq, path, "index", place, stage, edge) DO UPDATE SET
     attempts = excluded.attempts, code = excluded.code, error_class = excluded.error_class,
     error = excluded.error, maybe_applied = max(maybe_applied, excluded.maybe_applied),
     buried_at_s = excluded.buried_at_s, version = excluded.version
 """
-_COLUMNS = (
-    'origin, oseq, path, "index", stage, edge, attempts, code, error_class, error, item, shown, '
-    "maybe_applied, buried_at_s"
-)
 _SELECT = {
-    1: f"SELECT id, replayed, NULL, {_COLUMNS}, '' FROM dead ORDER BY id",
-    2: f"SELECT id, replayed, original, {_COLUMNS}, version FROM dead ORDER BY id",
+    1: f"SELECT id, replayed, NULL, {_FIRST}, '', 0 FROM dead ORDER BY id",
+    2: f"SELECT id, replayed, original, {_FIRST}, version, place FROM dead ORDER BY id",
 }
 # The first item is kept, however often the letter is edited; an item that is what it was at
 # first is no longer edited.
@@ -68,7 +71,7 @@ class DeadLetter:
 
     stage: where it failed; edge: the label of the edge it was on, "" at a source. item: pickled,
     None if it cannot be; shown: its repr, cut. version: the beginning of the digest of the
-    topology's code that failed, "" in letters of before schema 2.
+    topology's code that failed, "" in letters of before schema 2. place: of the item in its unit.
     """
 
     origin: str
@@ -86,6 +89,7 @@ class DeadLetter:
     maybe_applied: bool
     buried_at_s: float
     version: str = ""
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

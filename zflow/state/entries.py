@@ -106,7 +106,7 @@ def _references(value: Any) -> int:
 
 def _references_to_one_name() -> int:
     value = object()
-    return _references(value)
+    return _references(value)  # as a caller of `is_held` passes it on
 
 
 _OF_ONE_NAME = _references_to_one_name()  # differs between Pythons
@@ -114,7 +114,7 @@ _OF_ONE_NAME = _references_to_one_name()  # differs between Pythons
 
 def is_held(value: Any, ours: int) -> bool:
     """True if somebody refers to an object, apart from `ours` tuples and the caller's one name."""
-    return _references(value) > _OF_ONE_NAME + 1 + ours  # 1: the name it has here
+    return getrefcount(value) > _OF_ONE_NAME + ours
 
 
 class Cache:

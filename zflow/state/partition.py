@@ -216,6 +216,13 @@ class PartitionFile:
                 raise unreadable(self._path, error) from error
             raise
 
+    def next_oseq(self) -> int:
+        """The number of the next output, as it is committed; from the thread that commits."""
+        try:
+            return int(self._writer.execute("SELECT next_oseq FROM meta").fetchone()[0])
+        except sqlite3.Error as error:
+            raise unreadable(self._path, error) from error
+
     def get(self, key: bytes) -> bytes | None:
         """The committed value of a key."""
         try:

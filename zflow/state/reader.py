@@ -10,8 +10,16 @@ from pathlib import Path
 
 from zflow.errors import Unavailable
 from zflow.ids import new_birth
+from zflow.paths import StateDirectory
 from zflow.state import partition, schema
 from zflow.state.partition import Loaded
+
+
+def stored_partitions(state: StateDirectory) -> dict[str, list[Path]]:
+    """The partition files of a run by stage, in order; the partitions that were ever acquired."""
+    folders = state.partitions_folder
+    found = sorted(folders.iterdir()) if folders.is_dir() else []
+    return {folder.name: sorted(folder.glob("*.sqlite")) for folder in found}
 
 
 class PartitionReader:

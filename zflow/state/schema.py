@@ -79,9 +79,12 @@ def create(path: Path) -> None:
     refuse_network_folder(path.parent)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
     os.close(os.open(path, flags, 0o600))
+
+
+def _sync_folder(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)  # or the file could be gone after a power failure, with all its commits
+        os.fsync(folder)  # or a new file could be gone after a power failure, with all its commits
     finally:
         os.close(folder)
 
@@ -91,6 +94,8 @@ def migrate(db: sqlite3.Connection, path: Path) -> None:
     found = refuse_newer(db, path)
     if found == SCHEMA_VERSION:
         return
+    if found == 0:
+        _sync_folder(path)
     db.execute("BEGIN IMMEDIATE")
     for version in range(found + 1, SCHEMA_VERSION + 1):
         MIGRATIONS[version](db)

@@ -40,7 +40,8 @@ Part = bytes | memoryview
 class Crash(msgspec.Struct, array_like=True, frozen=True):
     """What one dead incarnation was executing, as the black box named it.
 
-    strikes: how far the death speaks against the units, in thirds of one (see `suspects`).
+    strikes: how far the death speaks against the units, in thirds of one (see `suspects`). place:
+    of a unit of several items that ran alone, which of them was executing; -1 if nobody knows.
     """
 
     slot: str
@@ -49,6 +50,7 @@ class Crash(msgspec.Struct, array_like=True, frozen=True):
     alone: bool
     strikes: int
     cause: str
+    place: int = -1
 
 
 class Nack(msgspec.Struct, array_like=True, frozen=True):

@@ -61,6 +61,11 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
             counts = counts[begin:end]
         return self.renewed(start=start, n=end - begin, numbers=numbers, counts=counts)
 
+    def holding(self, items: int) -> "Run":
+        """The same unit alone, with that many items."""
+        counts = None if items == 1 else [items]
+        return self.renewed(start=self.start, n=1, numbers=None, counts=counts)
+
     def kept(self, positions: list[int]) -> "Run":
         """Only the units at `positions` (not empty); their numbers stay what they were.
 
