@@ -20,9 +20,9 @@ from chaos_campaigns.verdict import Verdict
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.reader import read_partition
 
-SIZE_MIB = {"partitions": 256, "dead": 4, "positions": 2, "table": 4}
+SIZE_MIB = {"partitions": 256, "dead": 16, "positions": 8, "table": 64}
 ALARM_WITHIN_S = GOES_ON_WITHIN_S = 5.0
-LOOK_S = 1.0  # how long a disk stays full before its run is examined
+LOOK_S = 0.5  # how long a disk stays full before its run is examined
 CHUNK, PAGE = bytes(1 << 20), bytes(4096)
 SOURCE = "partly_bad"
 FULL = ("disk is full", "No space left")
