@@ -104,6 +104,7 @@ POISON = {
 }
 POISON_FIRST, POISON_STEP = 1013, 4001  # the places of poison items, one kind after the other
 POISON_OF_A_KIND = 2
+ONCE_EVERY = 1000  # of so many numbers one fails at its first attempt, and not at the next one
 
 
 def poisoned() -> dict[int, str]:
@@ -117,7 +118,8 @@ def sequences(n: int, gate: str, poison: bool) -> Iterator[PoisonItem]:
     """Numbers 0, 1, 2, ... of each key, the keys in turn."""
     bad = poisoned() if poison else {}
     for number in numbers(n, gate):
-        yield number % ORDER_KEYS, number // ORDER_KEYS, bad.get(number, "")
+        once = "once" if number % ONCE_EVERY == ONCE_EVERY // 2 else ""
+        yield number % ORDER_KEYS, number // ORDER_KEYS, bad.get(number, once)
 
 
 def first_of(item: PoisonItem) -> str:
@@ -128,13 +130,19 @@ def first_of(item: PoisonItem) -> str:
 class Ordered(DurableStage):
     """Gives each number with the one before it of its key; refuses one that comes too late."""
 
+    def open(self) -> None:
+        self.tried: set[PoisonItem] = set()  # in this process
+
     def process(self, item: PoisonItem) -> tuple[str, str, int, int]:
         key, number, poison = item
         before = self.state.get(key, -1)
         if number <= before:
             raise AssertionError(f"key {key}: {number} came after {before}")
-        if poison:
+        if poison in POISON:
             POISON[poison]()
+        if poison and item not in self.tried:
+            self.tried.add(item)
+            raise TimeoutError("for once")
         self.state[key] = number
         return "order", str(key), number, before
 

@@ -190,9 +190,7 @@ CAMPAIGNS = (
         full={"items": 200_000, "kills": 20},
         ci={"items": 30_000, "kills": 3},
         play=play_everything,
-        twin=Twin(
-            patch=ACK_BEFORE_COMMIT, breaks="units lost", size={"items": 40_000, "kills": 4}
-        ),
+        twin=Twin(patch=ACK_BEFORE_COMMIT, breaks="units lost", size={"items": 40_000, "kills": 4}),
     ),
     Campaign(
         name="C20",

@@ -15,7 +15,7 @@ import chaos_durable as user
 
 from chaos_campaigns import exact
 from chaos_campaigns.campaign import Campaign, Job, Twin, finish
-from chaos_campaigns.process import Run, Site, Stuck, wait_until
+from chaos_campaigns.process import Site, Stuck, wait_until
 from chaos_campaigns.verdict import Verdict
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.reader import read_partition

@@ -42,7 +42,9 @@ def expected_rows(wanted: Tallies) -> set[Row]:
     rows: set[Row] = {("total", key, n, total) for key, (n, total) in wanted.items()}
     for key, (n, _) in wanted.items():
         number = int(key[1:])
-        rows.update(("running", key, at, 0) for at in range(1, n + 1) if user.is_running(number, at))
+        rows.update(
+            ("running", key, at, 0) for at in range(1, n + 1) if user.is_running(number, at)
+        )
     return rows
 
 

@@ -50,7 +50,7 @@ def stop_busy(run: Run, stage: str, *, beyond: int) -> Replica:
 
 
 def play_locked(job: Job) -> Verdict:
-    """D3. A successor of the slot is refused, and so is who wants a partition of a stopped owner."""
+    """D3. A successor of the slot is refused, and who wants a partition of a stopped owner."""
     n, stops = job.number("items"), job.number("stops")
     verdict = Verdict(faults={"stops": stops})
     site = job.site()
