@@ -161,15 +161,6 @@ NO_DEDUPE = """
 from zflow.protocol.anchor import Dedupe
 Dedupe.fresh = lambda self, run: [(0, run.n)]
 """
-# The outputs of a commit are sent, and not stored with it.
-NO_OUTBOX = """
-from zflow.state import partition
-_apply = partition._apply
-def apply(db, batch):
-    batch.outbox = []
-    _apply(db, batch)
-partition._apply = apply
-"""
 
 CAMPAIGNS = (
     Campaign(
