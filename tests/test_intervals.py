@@ -95,3 +95,31 @@ def test_a_million_integers_in_order_are_one_range():
         found.add(k, k + 1000)
     assert list(found) == [(0, 1_000_000)]
     assert found.total() == 1_000_000
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_many_ranges_at_once_are_the_same_as_one_after_the_other(seed):
+    chance = random.Random(seed)
+    together, single = IntervalSet(), IntervalSet()
+    for step in range(30):
+        bounds = sorted(chance.sample(range(200), 2 * chance.choice([0, 1, 2, 10, 40])))
+        ranges = list(zip(bounds[::2], bounds[1::2], strict=True))
+        together.add_all(ranges)
+        for start, end in ranges:
+            single.add(start, end)
+        assert list(together) == list(single), f"seed {seed} step {step}"
+        mark = chance.choice([0, 0, chance.randrange(200)])
+        together.drop_below(mark)
+        single.drop_below(mark)
+
+
+def test_a_few_ranges_among_very_many_are_the_same_too():
+    found, expected = IntervalSet(), IntervalSet()
+    for k in range(0, 3000, 3):
+        found.add(k, k + 1)
+        expected.add(k, k + 1)
+    found.add_all([(1, 2), (1501, 1502)])
+    expected.add(1, 2)
+    expected.add(1501, 1502)
+    assert list(found) == list(expected)
+    assert list(found)[0] == (0, 2)

@@ -4,9 +4,11 @@ Decides nothing. Cost is per range, never per integer: acknowledgements come in 
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 Range = tuple[int, int]
+
+_FEW = 16  # ranges passed over for each that is added, until single insertions are cheaper
 
 
 class IntervalSet:
@@ -32,6 +34,31 @@ class IntervalSet:
             end = max(end, self._ends[high - 1])
         self._starts[low:high] = [start]
         self._ends[low:high] = [end]
+
+    def add_all(self, ranges: Sequence[Range]) -> None:
+        """Add many ranges, sorted and not empty, at the cost of looking once for all of them."""
+        if not ranges:
+            return
+        low = bisect_left(self._ends, ranges[0][0])
+        high = bisect_right(self._starts, ranges[-1][1])
+        if len(ranges) == 1 or high - low > _FEW * len(ranges):
+            for start, end in ranges:
+                self.add(start, end)
+            return
+        among = zip(self._starts[low:high], self._ends[low:high], strict=True)
+        starts: list[int] = []
+        ends: list[int] = []
+        last = 0
+        for start, end in sorted([*among, *ranges]) if low < high else ranges:
+            if starts and start <= last:
+                if end > last:
+                    ends[-1] = last = end
+            else:
+                starts.append(start)
+                ends.append(end)
+                last = end
+        self._starts[low:high] = starts
+        self._ends[low:high] = ends
 
     def missing(self, start: int, end: int) -> list[Range]:
         """The parts of [start, end) that are not in the set, in order."""

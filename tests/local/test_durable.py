@@ -188,3 +188,39 @@ def test_a_different_number_of_partitions_owners_goes_on_with_the_same_state(sho
     done = shop.zflow("run", "flow.py", "--resume", "last")
     assert done.code == 0, done.err
     assert kept(shop) == expected()
+
+
+def test_durable_stages_finish_one_after_the_other(shop):
+    done = shop.run("""
+        from zflow import DurableStage
+
+        @source
+        def numbers(n: int = 1000):
+            yield from range(n)
+
+        @stage(replicas=2)
+        class First(DurableStage):
+            def process(self, k):
+                self.state[k % 50] = self.state.get(k % 50, 0) + 1
+
+            def finish(self):
+                yield from self.state.items()
+
+        @stage
+        class Second(DurableStage):
+            def process(self, pair):
+                self.state["keys"] = self.state.get("keys", 0) + 1
+                self.state["sum"] = self.state.get("sum", 0) + pair[1]
+
+            def finish(self):
+                return self.state.get("keys"), self.state.get("sum")
+
+        @sink
+        def show(x):
+            print(x)
+
+        flow = Topology("line")
+        flow.connect(numbers, First, key=lambda k: k % 50)
+        flow.connect(First, Second, show)
+    """)
+    assert done.lines == ["(50, 1000)"]

@@ -5,7 +5,7 @@ every small graph is walked item by item and every name in it is compared with e
 """
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -13,6 +13,7 @@ from itertools import product
 import pytest
 
 from zflow.hashing import mix64, text_hash64
+from zflow.protocol import identity
 from zflow.protocol.identity import PART_UNITS, Branch, Brancher, Place, place_output
 from zflow.wire.run import INDEX, OSEQ, Run, cut_runs
 
@@ -37,7 +38,7 @@ def rule_without(left_out: str) -> Callable[..., Place]:
     """The rule; `left_out` is a field that it forgets to mix in, "" for none."""
 
     def rule(branch, path, index, *, place=0, ordinal=0, partition=0):
-        part, inside = divmod(ordinal, 256) if branch.yields else (0, place)
+        part, inside = divmod(ordinal, identity.PART_UNITS) if branch.yields else (0, place)
         known = {"edge": branch.edge, "index": index, "place": place}
         known |= {"partition": partition, "part": part}
         fields = MIXED[branch.keyed, branch.yields, branch.multi]
@@ -182,7 +183,7 @@ def faults(items: list[Item]) -> list[str]:
         unit = (item.place.path, item.place.index)
         if homes.setdefault(unit, (item.edge, item.partition)) != (item.edge, item.partition):
             found.append(f"the unit {unit} lies at {homes[unit]} and at {item}")
-        most = PART_UNITS if item.edge and item.edge.keyed else 1
+        most = identity.PART_UNITS if item.edge and item.edge.keyed else 1
         if not 0 <= item.place.place < most:
             found.append(f"{item} has a place beyond {most}")
     return found
@@ -193,7 +194,7 @@ SIMPLE = [(), (False,), (True,)]
 MIXED_PAIRS = [*SIMPLE, (False, True)]
 
 
-def graphs(stages: int, choices: list[tuple[bool, ...]]) -> Iterator[Graph]:
+def graphs(stages: int, choices: list[tuple[bool, ...]], *, n: int = 3) -> Iterator[Graph]:
     """All graphs of so many stages, with one of the choices (edges, keyed or not) at each pair."""
     pairs = [(a, b) for b in range(1, stages) for a in range(b)]
     names = [text_hash64("edge", str(k)) for k in range(2 * len(pairs))]
@@ -206,16 +207,16 @@ def graphs(stages: int, choices: list[tuple[bool, ...]]) -> Iterator[Graph]:
         if {edge.end for edge in edges} != set(range(1, stages)):
             continue  # a stage without an input is another, smaller graph
         talking = {edge.begin for edge in edges}
-        options = [(0, 3) if stage in talking and stage else (0,) for stage in range(stages)]
+        options = [(0, n) if stage in talking and stage else (0,) for stage in range(stages)]
         for yields in product(*options):
             yield Graph(tuple(edges), yields)
 
 
-def chains(stages: int) -> Iterator[Graph]:
+def chains(stages: int, *, n: int = 3) -> Iterator[Graph]:
     names = [text_hash64("edge", str(k)) for k in range(stages)]
     for keyed in product((False, True), repeat=stages - 1):
         edges = [Edge(names[k], k, k + 1, keyed[k]) for k in range(stages - 1)]
-        for yields in product((0, 3), repeat=stages - 2):
+        for yields in product((0, n), repeat=stages - 2):
             yield Graph(tuple(edges), (0, *yields, 0))
 
 
@@ -273,6 +274,33 @@ def test_a_keyed_unit_never_holds_more_than_256_items_however_many_are_yielded(g
     for item in found:
         held[item.place.path, item.place.index] += 1
     assert max(held.values()) == PART_UNITS
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Units of 2 items, so that small graphs have several parts of everything."""
+    monkeypatch.setattr(identity, "PART_UNITS", 2)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_no_two_items_have_one_name_in_any_small_graph_whose_yields_make_several_parts():
+    for graph in [*graphs(3, PARALLEL, n=5), *chains(4, n=5)]:
+        assert not faults(walked(graph)), graph
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small_parts")
+def test_no_two_items_have_one_name_in_any_chain_of_yields_of_yields_of_parts():
+    for graph in chains(5, n=5):
+        assert not faults(walked(graph)), graph
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("field", ["partition", "part", "place", "edge", "index"])
+def test_small_parts_need_every_field_too(field):
+    rule = rule_without(field)
+    family = [*graphs(3, PARALLEL, n=5), *chains(4, n=5)]
+    assert any(faults(walked(graph, rule)) for graph in family)
 
 
 @pytest.mark.slow
@@ -363,6 +391,90 @@ def test_what_a_unit_yields_is_named_item_by_item(seed):
         expected = [(origin, oseq, place.path, place.index) for place in places]
         assert list(made.units()) == expected, f"seed {seed}: {run} {position} {ordinals}"
         assert (made.born_ns, made.attempt, made.flags) == (5, 0, 0), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_inputs_return_to_a_partition_is_named_item_by_item(seed):
+    chance = random.Random(seed)
+    branch = Branch(edge=chance.getrandbits(64), keyed=True)
+    brancher = Brancher(branch.edge)
+    for _ in range(20):
+        run = random_run(chance)
+        partition = chance.randrange(64)
+        positions = sorted(chance.sample(range(run.n), chance.randrange(1, run.n + 1)))
+        made = brancher.keyed(run, positions, partition)
+        expected = []
+        for position in positions:
+            origin, oseq, path, index = run.unit(position)
+            place = place_output(branch, path, index, partition=partition)
+            expected.append((origin, oseq, place.path, place.index))
+        assert list(made.units()) == expected, f"seed {seed}: {run} {positions}"
+        assert (made.partition, made.counts, made.items) == (partition, None, made.n)
+        assert (made.born_ns, made.attempt, made.flags) == (5, 0, 0), f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_inputs_yield_to_a_partition_is_named_item_by_item(seed):
+    chance = random.Random(seed)
+    branch = Branch(edge=chance.getrandbits(64), keyed=True, yields=True)
+    brancher = Brancher(branch.edge)
+    for _ in range(3):
+        run = random_run(chance)
+        partition = chance.randrange(64)
+        yielded = [chance.choice([0, 0, 1, 255, 256, 257, 600]) for _ in range(run.n)]
+        expected, found = Counter(), Counter()
+        for position, n in enumerate(yielded):
+            origin, oseq, path, index = run.unit(position)
+            for ordinal in range(n):
+                place = place_output(branch, path, index, ordinal=ordinal, partition=partition)
+                expected[origin, oseq, place.path, place.index, place.place] += 1
+        for part in range(max(yielded) // PART_UNITS + 1):
+            counts = [min(max(n - PART_UNITS * part, 0), PART_UNITS) for n in yielded]
+            positions = [position for position, n in enumerate(counts) if n]
+            if not positions:
+                continue
+            counts = [counts[position] for position in positions]
+            made = brancher.keyed(run, positions, partition, part=part, counts=counts)
+            assert made.items == sum(counts), f"seed {seed}"
+            for unit, n in zip(made.units(), counts, strict=True):
+                found.update((*unit, place) for place in range(n))
+        assert found == expected, f"seed {seed}: {run} {yielded}"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_keyed_units_have_the_same_names_however_their_inputs_are_cut_or_left_out(seed):
+    """A part of the inputs, cut anywhere, others filtered or dead-lettered, some once more."""
+    chance = random.Random(seed)
+    brancher, other = Brancher(7), Brancher(7)
+    run = random_run(chance)
+    part = chance.randrange(3)
+    whole = brancher.keyed(run, list(range(run.n)), 5, part=part, counts=[2] * run.n)
+    names = dict(zip(run.units(), whole.units(), strict=True))
+    for _ in range(20):
+        begin = chance.randrange(run.n)
+        cut = run.cut(begin, chance.randrange(begin + 1, run.n + 1))
+        cut = cut.marked(attempt=chance.randrange(3), flags=chance.randrange(8))
+        alive = sorted(chance.sample(range(cut.n), chance.randrange(1, cut.n + 1)))
+        counts = chance.choice([None, [chance.randint(1, 9) for _ in alive]])
+        made = chance.choice([brancher, other]).keyed(cut, alive, 5, part=part, counts=counts)
+        expected = [names[cut.unit(position)] for position in alive]
+        assert list(made.units()) == expected, f"seed {seed}: {cut} {alive}"
+        assert made.counts == counts
+
+
+def test_partitions_and_parts_of_one_input_are_different_units():
+    brancher, run = Brancher(7), Run(1, 5, OSEQ, 0, 3, 1)
+    paths = {brancher.keyed(run, [0], p, part=part).path for p in range(64) for part in range(64)}
+    assert len(paths) == 64 * 64
+
+
+def test_a_brancher_that_has_forgotten_a_keyed_path_names_it_as_before():
+    brancher, run = Brancher(7), Run(1, 5, OSEQ, 0, 0, 1)
+    before = brancher.keyed(run, [0], 3, part=1)
+    for path in range(10_000):
+        brancher.keyed(Run(1, path, OSEQ, 0, 0, 1), [0], 3)
+    assert len(brancher._keyed) <= Brancher._REMEMBERED
+    assert brancher.keyed(run, [0], 3, part=1) == before
 
 
 def test_a_brancher_that_has_forgotten_a_path_names_it_as_before():

@@ -474,6 +474,20 @@ def test_a_unit_that_nobody_can_read_is_dead_lettered_and_the_others_go_on(make)
     assert bench.owner.settled == [0, 1]
 
 
+def test_a_failed_unit_that_its_maker_cannot_read_again_is_not_sent_as_something_else(make):
+    """Only its receiver could read it; there is nothing to try again with."""
+    bench = make(retries=3).up()
+    bench.enqueue(bench.kit.Undecodable())
+    bench.dispatch()
+    bench.state(nacks=[error(0)])
+    assert bench.dispatch(NOW_S + 60) == []
+    (bury,) = bench.all_of(Bury)
+    assert (bury.code, bury.items, bury.attempts) == ("error", [], 1)
+    bench.outbox.buried(bury.ticket)
+    assert bench.owner.settled == [0]
+    assert bench.balanced()
+
+
 # -- at most once ---------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """One replica's parts in this process: a real core, sockets that swallow everything."""
 
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,17 +18,18 @@ from zflow.protocol.outbox import EdgeSettings
 from zflow.protocol.sender import Identity
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
-from zflow.replica.emit import Emitter, Route
+from zflow.replica.emit import Emitter, Keying, Route
 from zflow.replica.reactor import Reactor
 from zflow.replica.worker import Bench
 from zflow.state.blackbox import BlackBox, read_black_box
 from zflow.wire import data
 from zflow.wire.codec import PickleCodec
-from zflow.wire.run import OSEQ, Run
+from zflow.wire.run import OSEQ, Run, Unit
 
 IN_EDGE = 5
 UPSTREAM: LinkKey = (IN_EDGE, "read/0")
 HELD_ITEMS = 1_000_000
+PARTITIONS = 8
 
 
 class NullLinks:
@@ -100,6 +102,7 @@ class Workbench:
                         label=f"work->next{route.edge}",
                         stage=f"next{route.edge}",
                         targets=(f"next{route.edge}/0",),
+                        partitions=PARTITIONS if route.keyed else 0,
                     )
                     for route in edges
                 ),
@@ -152,6 +155,17 @@ class Workbench:
         frame = data.Data(900, first, len(items), runs, payload.sizes)
         self.core.on_frame(frame, payload, self.clock.now_s())
 
+    def units(self, edge: int = 9) -> dict[Unit, tuple[int, list[Any]]]:
+        """What was sent over an edge: unit -> (partition, its items)."""
+        found = {}
+        runs, items = self.links.runs.get(edge, []), iter(self.links.sent.get(edge, []))
+        for run in runs:
+            for position, unit in enumerate(run.units()):
+                n = run.counts[position] if run.counts else 1
+                assert unit not in found, f"{unit} was sent twice"
+                found[unit] = run.partition, list(itertools.islice(items, n))
+        return found
+
     def acked(self) -> list[int]:
         """The units that upstream may forget."""
         ranges = list(self.core.inbox.links[UPSTREAM].acked)
@@ -172,9 +186,15 @@ class Workbench:
         return reading.runs if reading is not None else []
 
 
-def route(edge: int = 9, output: str | None = None, when: Callable[[Any], object] | None = None):
-    """One outgoing edge."""
-    return Route(edge=edge, output=output, when=when)
+def route(
+    edge: int = 9,
+    output: str | None = None,
+    when: Callable[[Any], object] | None = None,
+    key: Callable[[Any], Any] | None = None,
+):
+    """One outgoing edge; with a key, to partitions."""
+    keyed = Keying(key, PARTITIONS) if key is not None else None
+    return Route(edge=edge, output=output, when=when, keyed=keyed)
 
 
 @pytest.fixture
@@ -193,5 +213,5 @@ def make_bench(tmp_path: Path) -> Iterator[Callable[..., Workbench]]:
 
 @pytest.fixture(name="route")
 def _route() -> Callable[..., Route]:
-    """`route(9, output="name", when=...)` is one outgoing edge."""
+    """`route(9, output="name", when=..., key=...)` is one outgoing edge."""
     return route

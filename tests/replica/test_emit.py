@@ -1,8 +1,15 @@
 """What user code gave, and where it goes."""
 
+from datetime import date
+from decimal import Decimal
+from enum import Enum, IntEnum
+from itertools import permutations
+from uuid import UUID
+
 import pytest
 
 from zflow.errors import StageError
+from zflow.hashing import stable_hash
 from zflow.replica.emit import Emitter, Keying, Route, WhenError
 from zflow.stages import emit
 
@@ -114,6 +121,99 @@ def test_items_made_without_care_that_needed_it_are_noticed():
     assert not maker.surprised([1, "two", (3,)])
     assert maker.surprised([4, bytearray(1)])
     assert maker.careful
+
+
+# --- partitions ----------------------------------------------------------------------------------
+
+
+def keyed(key, when=None):
+    return Emitter([Route(edge=0, output=None, when=when, keyed=Keying(key, 64))])
+
+
+def partitions_of(maker, items):
+    (output,) = maker.route(items)
+    return output.partitions
+
+
+class Color(Enum):
+    RED = 1
+
+
+class Level(IntEnum):
+    LOW = 1
+
+
+def test_without_a_key_everything_belongs_to_partition_0():
+    assert Keying(None, 64).partition(object()) == 0
+    assert partitions_of(keyed(None), [1, [2], None, "three"]) == [0, 0, 0]
+
+
+KEYS = [1, "a", b"a", 2.5, None, Color.RED, (1, "a"), ((1,), None), UUID(int=5), date(2026, 1, 2)]
+
+
+@pytest.mark.parametrize("key", KEYS, ids=repr)
+def test_a_partition_is_the_hash_of_the_key_before_and_after_it_is_remembered(key):
+    keying = Keying(lambda item: item, 64)
+    assert {keying.partition(key) for _ in range(3)} == {stable_hash(key) % 64}
+
+
+@pytest.mark.parametrize("equal", [[*permutations([1, 1.0, True, Level.LOW])], [[0, -0.0, False]]])
+def test_equal_keys_reach_one_partition_whichever_comes_first(equal):
+    for order in equal:
+        for wrap in (lambda key: key, lambda key: (key, "a")):
+            assert len(set(partitions_of(keyed(wrap), list(order)))) == 1
+
+
+def test_keys_are_spread_over_all_partitions():
+    assert set(partitions_of(keyed(lambda item: item), list(range(1000)))) == set(range(64))
+
+
+def test_a_keying_that_has_forgotten_a_key_finds_its_partition_again(monkeypatch):
+    monkeypatch.setattr(Keying, "_REMEMBERED", 3)
+    keying = Keying(lambda item: item, 64)
+    first = [keying.partition(key) for key in range(20)]
+    assert [keying.partition(key) for key in range(20)] == first
+    assert len(keying._known) <= 3
+
+
+UNFIT = [[1], {}, {1}, bytearray(b"a"), object(), 1j, Decimal(1), (1, [2]), (Decimal(1),)]
+
+
+@pytest.mark.parametrize("unfit", UNFIT, ids=repr)
+def test_what_cannot_be_a_key_is_told_with_a_sentence_whatever_was_seen_before(unfit):
+    keying = Keying(lambda item: item, 64)
+    for known in (1, (1,), b"a"):  # some of the unfit are equal to them
+        keying.partition(known)
+    with pytest.raises(TypeError, match="a key is None, bool, int, .* a tuple of these; got "):
+        keying.partition(unfit)
+
+
+def test_nan_is_refused_as_a_key_with_a_sentence():
+    with pytest.raises(ValueError, match="NaN is not equal to itself"):
+        Keying(lambda item: item, 64).partition(float("nan"))
+
+
+def test_a_key_is_asked_about_what_goes_there_and_of_what_is_inside_a_wrapping():
+    asked = []
+    keying = Keying(lambda item: asked.append(item) or 0, 64)
+    maker = Emitter([Route(edge=0, output="bad", when=lambda x: x > 1, keyed=keying)])
+    (output,) = maker.route([1, emit("bad", 2), None, emit("bad", 1), emit("bad", 3)])
+    assert asked == output.items == [2, 3]
+    assert output.positions == [1, 4]
+    assert len(output.partitions) == 2
+
+
+@pytest.mark.parametrize("error", [KeyError, StopIteration])
+def test_a_key_that_raises_tells_which_result_it_was(error):
+    def key(item):
+        if item == 7:
+            raise error
+        return item
+
+    with pytest.raises(WhenError) as caught:
+        keyed(key, when=lambda x: x > 1).route([5, 1, None, 7, 8])
+    assert caught.value.position == 3
+    assert isinstance(caught.value.__cause__, RuntimeError if error is StopIteration else error)
 
 
 def test_the_most_frequent_keys_are_known_however_many_rare_ones_there_are():

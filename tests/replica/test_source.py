@@ -2,6 +2,8 @@
 
 import pytest
 
+from zflow.hashing import stable_hash
+from zflow.protocol.identity import Branch, place_output
 from zflow.replica.source import SourceWorker, checksum
 from zflow.state.positions import Mark, Position
 
@@ -12,7 +14,8 @@ class Source:
     """A source worker over a bench, with the failures it reported."""
 
     def __init__(self, make_bench, route, begin, *, low=0, mark=None, ended=False, **options):
-        self.bench = make_bench(route(EDGE, when=options.pop("when", None)), source=True, low=low)
+        edge = route(EDGE, when=options.pop("when", None), key=options.pop("key", None))
+        self.bench = make_bench(edge, source=True, low=low)
         self.failed = []
         settings = {"skips": True, "place": None, "retries": 3, "backoff_s": 0.0}
         self.worker = SourceWorker(
@@ -243,3 +246,24 @@ def test_a_checksum_is_never_0_for_an_item_with_bytes_and_0_for_one_without():
     assert checksum("a") == checksum("a") != 0
     assert checksum(iter([])) != checksum(object) != 0
     assert checksum(lambda: None) == 0
+
+
+def test_hundreds_of_items_whose_key_raises_are_dead_letters_one_by_one(make):
+    source = make(lambda _: iter(range(1800)), key=lambda x: 1 // (x % 3 == 0))
+    assert source.run() == list(range(0, 1800, 3))
+    counters = source.bench.counters
+    assert (counters.received, counters.processed, counters.errors) == (1800, 600, 1200)
+    assert len(source.bench.buried) == 1200
+    assert source.bench.core.origin.next == 1800
+
+
+def test_a_source_names_what_it_sends_to_partitions_by_position_and_partition(make):
+    source = make(lambda _: iter(range(100)), key=lambda x: x % 5, low=7)
+    source.run()
+    branch = Branch(edge=EDGE, keyed=True)
+    expected = {}
+    for x in range(7, 100):  # it begins again behind what is settled
+        partition = stable_hash(x % 5) % 8
+        place = place_output(branch, 0, 0, partition=partition)
+        expected[77, x, place.path, place.index] = (partition, [x])
+    assert source.bench.units(EDGE) == expected

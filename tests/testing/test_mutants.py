@@ -1,5 +1,6 @@
 """Every protection of the protocol is needed, and the simulator sees when one is missing."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_every_mutant_is_caught(name):
 @pytest.mark.parametrize("name", MUTANTS)
 def test_the_same_seed_holds_with_the_protection_in_place(name):
     assert World(RECORDED[name]).run().seed == RECORDED[name]
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_mutant_takes_what_the_method_that_it_replaces_takes(name):
+    """One that no longer fits raises TypeError, and proves nothing."""
+    for owner, method, broken in MUTANTS[name].patches:
+        kept, replaced = (signature(one).parameters for one in (vars(owner)[method], broken))
+        assert len(kept) == len(replaced), f"{owner.__name__}.{method}"
+        assert {k for k, one in kept.items() if one.kind is one.KEYWORD_ONLY} == {
+            k for k, one in replaced.items() if one.kind is one.KEYWORD_ONLY
+        }
 
 
 @pytest.mark.parametrize("name", MUTANTS)

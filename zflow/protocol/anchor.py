@@ -12,6 +12,7 @@ Rules:
 3. Commits are stored in the order in which they were taken.
 """
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -49,8 +50,10 @@ class Dedupe:
         self._seen: dict[int, dict[Name, IntervalSet]] = {}
         self._axes: dict[int, dict[int, int]] = {}  # origin -> path -> bits of the axes seen
         for record in applied:
-            for begin, end in record.ranges:
-                self._set_of(record.origin, record.path, record.axis, record.fixed).add(begin, end)
+            into = self._set_of(record.origin, record.path, record.axis, record.fixed)
+            into.add_all(record.ranges)
+        for origin, names in self._seen.items():
+            self._forget(origin, names, self.watermarks.get(origin, 0))
 
     def _set_of(self, origin: int, path: int, axis: int, fixed: int) -> IntervalSet:
         names = self._seen.setdefault(origin, {})
@@ -63,24 +66,31 @@ class Dedupe:
 
     def fresh(self, run: Run) -> list[Range]:
         """The positions [begin, end) of the run that were never applied, in order."""
-        numbers = self._numbers_left(run)
+        found = self._fresh_along(run)
         across = INDEX if run.axis == OSEQ else OSEQ
-        if self._axes.get(run.origin, {}).get(run.path, 0) & 1 << across:
-            numbers = [n for n in numbers if not self._seen_across(run, n, across)]
-        if len(numbers) == run.n:
-            return [(0, run.n)]
-        return _positions(run, numbers)
+        if found and self._axes.get(run.origin, {}).get(run.path, 0) & 1 << across:
+            positions = (p for begin, end in found for p in range(begin, end))
+            return _stretches(
+                p for p in positions if not self._seen_across(run, run.number(p), across)
+            )
+        return found
 
-    def _numbers_left(self, run: Run) -> list[int]:
+    def _fresh_along(self, run: Run) -> list[Range]:
+        """The same, looked up along the run's own axis only."""
         mark = self.watermarks.get(run.origin, 0)
         if run.axis == INDEX and run.fixed < mark:
             return []
-        numbers = run.numbers or range(run.start, run.start + run.n)
-        least = mark if run.axis == OSEQ else 0
+        begin = _first_position(run, mark) if run.axis == OSEQ else 0
+        if begin == run.n:
+            return []
         known = self._seen.get(run.origin, {}).get((run.path, run.axis, run.fixed))
-        if known is None or known.is_below(run.start):  # nearly always: nothing so high was seen
-            return list(numbers) if least <= run.start else [n for n in numbers if n >= least]
-        return [n for n in numbers if n >= least and n not in known]
+        if known is None or known.is_below(run.number(begin)):  # nearly always: nothing so high
+            return [(begin, run.n)]
+        numbers, start = run.numbers, run.start
+        if numbers is not None:
+            return _stretches(p for p in range(begin, run.n) if numbers[p] not in known)
+        gaps = known.missing(start + begin, start + run.n)
+        return [(low - start, high - start) for low, high in gaps]
 
     def _seen_across(self, run: Run, number: int, axis: int) -> bool:
         """The unit is (origin, number, path, fixed) along OSEQ; the other axis swaps the two."""
@@ -89,16 +99,9 @@ class Dedupe:
 
     def add(self, run: Run) -> Applied:
         """All units of the run are applied; what is to be stored of it."""
-        numbers = run.numbers
-        ranges = IntervalSet()
-        for number in numbers or ():
-            ranges.add(number, number + 1)
-        if numbers is None:
-            ranges.add(run.start, run.start + run.n)
-        into = self._set_of(run.origin, run.path, run.axis, run.fixed)
-        found = list(ranges)
-        for begin, end in found:
-            into.add(begin, end)
+        dense = run.numbers is None
+        found = [(run.start, run.start + run.n)] if dense else _stretches(run.numbers or ())
+        self._set_of(run.origin, run.path, run.axis, run.fixed).add_all(found)
         return Applied(
             origin=run.origin, path=run.path, axis=run.axis, fixed=run.fixed, ranges=found
         )
@@ -114,12 +117,15 @@ class Dedupe:
         return risen
 
     def _forget(self, origin: int, names: dict[Name, IntervalSet], mark: int) -> None:
-        for name in list(names):
+        gone = []
+        for name, known in names.items():
             _, axis, fixed = name
             if axis == OSEQ:
-                names[name].drop_below(mark)
-            if (axis == INDEX and fixed < mark) or not names[name]:
-                del names[name]
+                known.drop_below(mark)
+            if fixed < mark if axis == INDEX else not known:
+                gone.append(name)
+        for name in gone:
+            del names[name]
         axes: dict[int, int] = {}
         for path, axis, _ in names:
             axes[path] = axes.get(path, 0) | 1 << axis
@@ -130,14 +136,28 @@ class Dedupe:
         return sum(len(one) for names in self._seen.values() for one in names.values())
 
 
-def _positions(run: Run, numbers: list[int]) -> list[Range]:
-    """Where these numbers of the run are, as stretches."""
-    wanted = set(numbers)
-    found = IntervalSet()
-    for position in range(run.n):
-        if run.number(position) in wanted:
-            found.add(position, position + 1)
-    return list(found)
+def _first_position(run: Run, mark: int) -> int:
+    """Of the first unit whose number is not below the mark; run.n if there is none."""
+    if run.start >= mark:
+        return 0
+    if run.numbers is not None:
+        return bisect_left(run.numbers, mark)
+    return min(mark - run.start, run.n)
+
+
+def _stretches(numbers: Iterable[int]) -> list[Range]:
+    """Rising numbers as ranges [begin, end), neighbours together."""
+    found: list[Range] = []
+    begin = end = -1
+    for number in numbers:
+        if number != end:
+            if begin >= 0:
+                found.append((begin, end))
+            begin = number
+        end = number + 1
+    if begin >= 0:
+        found.append((begin, end))
+    return found
 
 
 @dataclass(slots=True)

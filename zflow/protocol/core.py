@@ -274,8 +274,9 @@ class Core:
 
     def full(self) -> bool:
         """True when no more user code may run before something is settled."""
-        if self.origin is not None and self.origin.full():
-            return True
+        for origin in self._origins():
+            if origin.full():
+                return True
         for outbox in self.outboxes.values():  # noqa: SIM110 - asked for every message
             if outbox.full():
                 return True

@@ -262,8 +262,7 @@ class Inbox:
 
     def _raise_watermarks(self, marks: list[int]) -> None:
         known = self.watermarks
-        for at in range(0, len(marks), 2):
-            origin, low = marks[at], marks[at + 1]
+        for origin, low in zip(marks[::2], marks[1::2], strict=False):
             if low > known.get(origin, -1):
                 known[origin] = low
 

@@ -91,8 +91,11 @@ class Outbox:
     ) -> None:
         self.settings = settings
         self.ledger = EdgeLedger()
+        # What such an edge has sent is settled before it arrives, where the origin's low mark
+        # would make a duplicate of it (R7).
+        stated: Watermarks = tuple if settings.at_most_once else watermarks
         self.links = [
-            SenderLink((settings.edge, slot), self, identity, act, new_token, watermarks)
+            SenderLink((settings.edge, slot), self, identity, act, new_token, stated)
             for slot in settings.targets
         ]
         self.queue: deque[Segment] = deque()
@@ -339,7 +342,10 @@ class Outbox:
             self.ledger.dropped("error", 1)
             return
         attempt = segment.runs[0].attempt
-        if nack.code == "decode" and not segment.single and not _unreadable(segment):
+        if _unreadable(segment):  # there is nothing left to send again
+            self._give_up(segment, nack, attempt + 1)
+            return
+        if nack.code == "decode" and not segment.single:
             # One item that cannot be read spoils its whole message: find it, spare the others.
             self.ledger.replayed("nack", 1)
             self._try_again(segment.marked(flags=SINGLE), now_s)

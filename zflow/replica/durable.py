@@ -451,7 +451,7 @@ class DurableWorker:
     def _conclude(self, now_ns: int) -> bool:
         """Run `finish` of one partition that has not had its own; False if there is none."""
         finish = getattr(self._instance, "finish", None)
-        if now_ns / 1e9 < self._finish_due_s:
+        if now_ns / 1e9 < self._finish_due_s or self.bench.reactor.core.full():
             return False
         for owned in self.partitions.all():
             if not owned.logic.done and not owned.held and not owned.logic.under_way:

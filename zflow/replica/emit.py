@@ -20,6 +20,7 @@ from zflow.wire.codec import holds_writable_buffer, snapshot
 MAX_SHOWN_CHARS = 60  # of a key
 
 _NONE = type(None)
+_PLAIN_KEYS: frozenset[type] = frozenset({str, int, bytes, float, bool, _NONE})
 _IMMUTABLE: frozenset[type] = frozenset({bytes, str, int, float, bool, complex, _NONE})
 
 
@@ -46,24 +47,36 @@ class Keying:
     def __init__(self, key: Callable[[Any], Any] | None, partitions: int) -> None:
         self._key = key
         self._partitions = partitions
-        self._known: dict[Any, int] = {}
+        self._known: dict[tuple[type, Any], int] = {}
         self._counts: dict[Any, int] = {}
         self.items = 0
 
     def partition(self, item: Any) -> int:
-        """Raises what the user's `key=` raises, and TypeError for what cannot be a key."""
+        """Raises what the user's `key=` raises, and what `stable_hash` does for what is no key."""
         if self._key is None:
             return 0
         key = self._key(item)
+        found = self._partition_of(key)
         self.items += 1
         self._counts[key] = self._counts.get(key, 0) + 1
-        found = self._known.get(key)  # equal keys have equal hashes, and one partition
+        if len(self._counts) > self._COUNTED:
+            self._counts = dict(self._ranked()[: self._COUNTED // 2])
+        return found
+
+    def _partition_of(self, key: Any) -> int:
+        kind = type(key)
+        if kind is tuple and not _PLAIN_KEYS.issuperset(map(type, key)):
+            return stable_hash(key) % self._partitions
+        # With its type: Decimal(1) is equal to 1, and no key, whatever was seen before it.
+        name = (kind, key)
+        try:
+            found = self._known.get(name)
+        except TypeError:  # not hashable; what it should have been, `stable_hash` tells better
+            return stable_hash(key) % self._partitions
         if found is None:
             if len(self._known) >= self._REMEMBERED:
                 self._known.clear()
-            found = self._known[key] = stable_hash(key) % self._partitions
-        if len(self._counts) > self._COUNTED:
-            self._counts = dict(self._ranked()[: self._COUNTED // 2])
+            found = self._known[name] = stable_hash(key) % self._partitions
         return found
 
     def _ranked(self) -> list[tuple[Any, int]]:
@@ -182,6 +195,8 @@ def _partitions(keyed: Keying, positions: list[int], items: list[Any]) -> list[i
     found: list[int] = []
     try:
         found.extend(map(keyed.partition, items))
+        if len(found) < len(items):  # `map` takes it for its own end
+            raise RuntimeError("key= raised StopIteration: give next() a default")
     except Exception as error:
         raise WhenError(positions[len(found)]) from error
     return found

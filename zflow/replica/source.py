@@ -217,22 +217,26 @@ class SourceWorker:
             self.ended = True
         if not items:
             return
-        bench = self.bench
-        bench.counters.received += len(items)
-        try:
-            outputs = bench.emitter.route(items)
-        except WhenError as error:
-            self._around(items, error.position, error.__cause__ or error, now_ns)
-            return
-        bench.reactor.core.produced(outputs, len(items), now_ns, self._mark(items[-1]))
-        bench.counters.processed += len(items)
+        self.bench.counters.received += len(items)
+        self._produce(items, now_ns)
 
-    def _around(self, items: list[Any], at: int, error: BaseException, now_ns: int) -> None:
-        self._hand_over(items[:at], now_ns)
-        self.bench.counters.errors += 1
-        core = self.bench.reactor.core
-        core.produced_bad("final", *describe(error), self._mark(items[at]))
-        self._hand_over(items[at + 1 :], now_ns)
+    def _produce(self, items: list[Any], now_ns: int) -> None:
+        """Give items their numbers, around those whose `when=` or `key=` raised."""
+        bench, core = self.bench, self.bench.reactor.core
+        while items:
+            try:
+                outputs = bench.emitter.route(items)
+            except WhenError as error:
+                at = error.position
+                self._produce(items[:at], now_ns)  # another edge may still object
+                bench.counters.errors += 1
+                name, text = describe(error.__cause__ or error)
+                core.produced_bad("final", name, text, self._mark(items[at]))
+                items = items[at + 1 :]
+                continue
+            core.produced(outputs, len(items), now_ns, self._mark(items[-1]))
+            bench.counters.processed += len(items)
+            return
 
     def _mark(self, last: Any) -> "_SourceMark":
         """The end of what was pulled. Its checksum is made once the items are on their way."""

@@ -6,12 +6,13 @@ everything told to the core happens under it.
 
 import itertools
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zflow.clock import Clock
 from zflow.errors import StageError
+from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
@@ -183,36 +184,35 @@ class StageWorker:
             yield self._call(portion.items[position])
 
     def _give(self, portion: Portion, begin: int, results: list[Any]) -> None:
-        """Hand results to the core, around those whose `when=` raised."""
+        """Hand results to the core, around those whose `when=` or `key=` raised."""
         bench = self.bench
         core = bench.reactor.core
-        if not results:
-            return
-        if self._is_sink or not core.outboxes:
+        while results:
+            outputs: Sequence[Output] = ()
+            try:
+                if core.outboxes and not self._is_sink:
+                    outputs = bench.emitter.route(results)
+            except (WhenError, StageError) as error:
+                at = self._give_up(portion, begin, results, error)
+                begin, results = begin + at + 1, results[at + 1 :]
+                continue
             with bench.reactor.lock:
-                core.returned(portion, begin, begin + len(results), ())
+                core.returned(portion, begin, begin + len(results), outputs)
             bench.counters.processed += len(results)
             return
-        try:
-            outputs = bench.emitter.route(results)
-        except (WhenError, StageError) as error:
-            self._give_around(portion, begin, results, error)
-            return
-        with bench.reactor.lock:
-            core.returned(portion, begin, begin + len(results), outputs)
-        bench.counters.processed += len(results)
 
-    def _give_around(
+    def _give_up(
         self, portion: Portion, begin: int, results: list[Any], error: WhenError | StageError
-    ) -> None:
+    ) -> int:
+        """Fail the input of one result, and hand over those before it; where it is."""
         if isinstance(error, WhenError):
             at, cause, code = error.position, error.__cause__ or error, "error"
         else:
             generators = [k for k, item in enumerate(results) if isinstance(item, Iterator)]
             at, cause, code = generators[0], error, "final"
-        self._give(portion, begin, results[:at])
+        self._give(portion, begin, results[:at])  # another edge may still object
         self._fail(portion, begin + at, cause, code)
-        self._give(portion, begin + at + 1, results[at + 1 :])
+        return at
 
     def _fail(
         self, portion: Portion, position: int, error: BaseException, code: str | None = None

@@ -4,6 +4,7 @@ Decides nothing; `mutants` puts them in place. Each says what it no longer does 
 does everything else as the original does.
 """
 
+from collections import deque
 from typing import Any
 
 from msgspec.structs import replace
@@ -228,7 +229,7 @@ def blame_all(self: Suspects, unit: Unit, crash: Crash) -> None:
     _add(self, unit, Crash(crash.slot, crash.incarnation, [], True, 3, crash.cause))
 
 
-def none_guilty(self: Outbox, segment: Segment) -> bool:
+def none_guilty(self: Outbox, queue: deque[Segment], segment: Segment) -> bool:
     """Send everybody again."""
     return False
 
