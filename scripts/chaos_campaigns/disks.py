@@ -15,7 +15,7 @@ import chaos_durable as user
 
 from chaos_campaigns import exact
 from chaos_campaigns.campaign import Campaign, Job, Twin, finish
-from chaos_campaigns.process import Site, Stuck, wait_until
+from chaos_campaigns.process import Missing, Site, Stuck, wait_until
 from chaos_campaigns.verdict import Verdict
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.reader import read_partition
@@ -57,7 +57,7 @@ class Disks:
                 command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
                 said = subprocess.run(command, capture_output=True, text=True, check=False)
                 if said.returncode != 0:
-                    raise Stuck(f"a tmpfs cannot be mounted here: {said.stderr.strip()}")
+                    raise Missing(f"a tmpfs cannot be mounted here: {said.stderr.strip()}")
                 done.append(folder)
             self.state.chmod(0o700)
             yield
@@ -123,8 +123,8 @@ class Flow:
 
 
 def play_full_disks(job: Job) -> Verdict:
-    """C10. Each disk is filled twice: the first time it gets space again, the second time
-    everything is killed first."""
+    """C10. Each disk is filled and gets space again; some are filled once more, and everything is
+    killed before there is space."""
     n, turns = job.number("items"), job.number("turns")
     verdict = Verdict(faults=dict.fromkeys(SIZE_MIB, 0))
     disks = Disks(site=job.site())
@@ -134,9 +134,10 @@ def play_full_disks(job: Job) -> Verdict:
         flow.open(step)
         exact.wait_settled(flow.run, step // 2, stage=SOURCE)
         for _ in range(turns):
-            for name in SIZE_MIB:
+            for k, name in enumerate(SIZE_MIB):
                 fill_and_go_on(flow, name, step, verdict)
-                fill_and_kill(flow, name, step, verdict)
+                if k < job.number("kills"):
+                    fill_and_kill(flow, name, step, verdict)
         flow.open(n)
         finish(flow.run, verdict, exact.DRAIN_S + n / exact.SLOWEST_PER_S)
         judge(disks, verdict, n)
@@ -262,9 +263,13 @@ CAMPAIGNS = (
     Campaign(
         name="C10",
         title="disks that are full: below state, dead letters, positions, the sink's table",
-        full={"items": 400_000, "turns": 5},
-        ci={"items": 40_000, "turns": 1},
+        full={"items": 400_000, "turns": 5, "kills": 4},
+        ci={"items": 40_000, "turns": 1, "kills": 2},
         play=play_full_disks,
-        twin=Twin(patch=ACK_WITHOUT_SPACE, breaks="nowhere on disk"),
+        twin=Twin(
+            patch=ACK_WITHOUT_SPACE,
+            breaks="nowhere on disk",
+            size={"items": 20_000, "turns": 1, "kills": 1},
+        ),
     ),
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from chaos_campaigns import exact
 from chaos_campaigns.campaign import Campaign, Job, Twin, finish
 from chaos_campaigns.lost_disk import STRACE, Call, Disk, calls_of
-from chaos_campaigns.process import Site
+from chaos_campaigns.process import Missing, Site
 from chaos_campaigns.verdict import Verdict
 from zflow.connectors.files import JsonLines
 from zflow.connectors.sqlite import SqliteTable
@@ -89,7 +89,7 @@ def play_power_loss(job: Job) -> Verdict:
     """C28."""
     verdict = Verdict()
     if shutil.which("strace") is None:
-        return verdict.skip("strace is not installed")
+        raise Missing("strace is not installed")
     count_syncs(job, verdict)
     lose_power(job, verdict)
     return verdict

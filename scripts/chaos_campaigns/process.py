@@ -29,6 +29,10 @@ class Stuck(Exception):
     """Something did not happen in time."""
 
 
+class Missing(Exception):
+    """A campaign needs what this machine has not: a program, or the right to use it."""
+
+
 def wait_until(predicate: Callable[[], object], within_s: float, what: str) -> None:
     """Poll; raises Stuck."""
     deadline_s = time.monotonic() + within_s
