@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from zflow.protocol.actions import Dial, Hangup, Send
-from zflow.protocol.core import Output
 from zflow.protocol.identity import Branch, place_output
+from zflow.protocol.outputs import Output
 from zflow.wire.data import Bye, Crash, Data, Reset
 from zflow.wire.payload import DecodeError
 from zflow.wire.run import OSEQ, SUSPECT, Run

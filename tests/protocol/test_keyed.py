@@ -7,10 +7,10 @@ import pytest
 
 from zflow.protocol.actions import Bury, Reply, Send
 from zflow.protocol.anchor import Applied, Commit, Dedupe, Partition
-from zflow.protocol.core import Output, Share
 from zflow.protocol.identity import Branch, place_output
 from zflow.protocol.keyed import KeyedOutbox, owner_of
 from zflow.protocol.outbox import MAX_MESSAGE_BYTES
+from zflow.protocol.outputs import Output, Share
 from zflow.protocol.segment import Segment
 from zflow.protocol.task import Task
 from zflow.replica.scatter import Scatter

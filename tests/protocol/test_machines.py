@@ -25,7 +25,7 @@ from zflow.testing import Rates, World, small_topology
 from zflow.testing.items import Item, SimCodec
 from zflow.testing.mutants import MUTANTS, mutated
 from zflow.wire.data import Crash, Data, Heartbeat, Hello, State, Welcome
-from zflow.wire.run import OSEQ, Run
+from zflow.wire.run import FREE, OSEQ, Run
 
 EDGE = 7
 QUICK = settings(
@@ -123,7 +123,7 @@ class OneLink(RuleBasedStateMachine):
         task = Task(self.owner, self.made, n)
         task.made(n)
         task.returned()
-        items = [Item(0, None, None, 10) for _ in range(n)]
+        items = [Item(0, None, 10, FREE) for _ in range(n)]
         run = Run(1, 2, OSEQ, 0, self.made, n)
         self.outbox.enqueue(Segment([run], items, task, range(n)))
         self.made += n
@@ -280,7 +280,7 @@ def test_what_was_seen_of_a_predecessor_is_not_taken_for_seen_of_its_successor()
         frames += [action.frame for action in actions if isinstance(action.frame, State)]
     successor, link = inboxes[2], inboxes[2].links[EDGE, "a/0"]
     assert stated[2][0].version > stated[1][-1].version
-    payload = SimCodec(1).encode([Item(0, None, None, 10)])
+    payload = SimCodec(1).encode([Item(0, None, 10, FREE)])
     successor.on_data(Data(5, 0, 1, [Run(1, 2, OSEQ, 0, 0, 1)], [10]), payload, 1.0)
     link.fail(0, "error", "E", "no")
     link.state(1, 0.0)  # this one is lost

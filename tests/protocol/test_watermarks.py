@@ -6,9 +6,10 @@ from itertools import count, permutations
 import pytest
 
 from zflow.protocol.actions import Send
-from zflow.protocol.core import Core, CoreSettings, OriginSettings, Output
+from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import Inbox
 from zflow.protocol.origin import SPAN
+from zflow.protocol.outputs import Output
 from zflow.wire.data import Heartbeat, Hello
 
 TO_MIDDLE, TO_SINK, TO_OTHER = 11, 22, 33

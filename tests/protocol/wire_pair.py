@@ -10,9 +10,10 @@ from itertools import count
 from typing import Any
 
 from zflow.protocol.actions import Action, Bury, Dial, Hangup, Reply, Send
-from zflow.protocol.core import Core, CoreSettings, OriginSettings, Output
+from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings, Portion
 from zflow.protocol.outbox import EdgeSettings
+from zflow.protocol.outputs import Output
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity
 from zflow.protocol.task import Task

@@ -6,8 +6,8 @@ from itertools import count
 
 import pytest
 
-from zflow.protocol.core import Output
 from zflow.protocol.identity import PART_UNITS, Branch, place_output
+from zflow.protocol.outputs import Output
 from zflow.replica import yields as module
 from zflow.replica.scatter import Scatter
 from zflow.replica.worker import StageWorker

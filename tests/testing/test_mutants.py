@@ -1,6 +1,6 @@
 """Every protection of the protocol is needed, and the simulator sees when one is missing."""
 
-from inspect import signature
+import inspect
 from pathlib import Path
 
 import pytest
@@ -32,14 +32,12 @@ def test_the_same_seed_holds_with_the_protection_in_place(name):
 
 
 @pytest.mark.parametrize("name", MUTANTS)
-def test_a_mutant_takes_what_the_method_that_it_replaces_takes(name):
-    """One that no longer fits raises TypeError, and proves nothing."""
-    for owner, method, broken in MUTANTS[name].patches:
-        kept, replaced = (signature(one).parameters for one in (vars(owner)[method], broken))
-        assert len(kept) == len(replaced), f"{owner.__name__}.{method}"
-        assert {k for k, one in kept.items() if one.kind is one.KEYWORD_ONLY} == {
-            k for k, one in replaced.items() if one.kind is one.KEYWORD_ONLY
-        }
+def test_what_is_put_in_place_is_called_like_what_was_there(name):
+    """Or it would fail by itself, and prove nothing."""
+    for owner, method, by in MUTANTS[name].patches:
+        there = inspect.signature(vars(owner)[method]).parameters.values()
+        instead = inspect.signature(by).parameters.values()
+        assert [p.kind for p in there] == [p.kind for p in instead], f"{owner.__name__}.{method}"
 
 
 @pytest.mark.parametrize("name", MUTANTS)

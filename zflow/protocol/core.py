@@ -18,6 +18,7 @@ from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion, Receiver
 from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Chance, EdgeSettings, Outbox
+from zflow.protocol.outputs import Output, Share, segments_of, shared
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, LinkState
 from zflow.protocol.task import Task
@@ -34,7 +35,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Codec, DecodeError, Payload
-from zflow.wire.run import Run, cut_runs
+from zflow.wire.run import cut_runs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,57 +60,6 @@ class OriginSettings:
     origin: int
     stage: str
     low: int
-
-
-class Output:
-    """What a stretch of inputs gave on one edge.
-
-    positions: which inputs gave an item, None if every one did; items: in the same order.
-    partitions: on a keyed edge, where each item belongs.
-    """
-
-    __slots__ = ("edge", "items", "partitions", "positions")
-
-    def __init__(
-        self,
-        edge: int,
-        positions: list[int] | None,
-        items: list[Any],
-        partitions: list[int] | None = None,
-    ) -> None:
-        self.edge = edge
-        self.positions = positions
-        self.items = items
-        self.partitions = partitions
-
-
-class Share:
-    """What some inputs gave to one partition of a keyed edge.
-
-    positions: the inputs, in order. counts: how many items each gave, None if one. part: of what
-    one input yields to one partition, the how-manieth PART_UNITS.
-    """
-
-    __slots__ = ("counts", "items", "part", "partition", "positions")
-
-    def __init__(self, partition: int, part: int = 0, *, counted: bool = False) -> None:
-        self.partition = partition
-        self.part = part
-        self.positions: list[int] = []
-        self.items: list[Any] = []
-        self.counts: list[int] | None = [] if counted else None
-
-
-def _by_run(runs: list[Run], positions: Sequence[int]) -> Iterator[tuple[Run, list[int]]]:
-    """Which positions, counted from its own start, each run has of those counted through all."""
-    at = taken = 0
-    for run in runs:
-        begin = taken
-        while taken < len(positions) and positions[taken] < at + run.n:
-            taken += 1
-        if taken > begin:
-            yield run, [p - at for p in positions[begin:taken]]
-        at += run.n
 
 
 class Core:
@@ -318,55 +268,16 @@ class Core:
         if end - begin != portion.n:
             runs = cut_runs(portion.runs, begin, end)
         for output in outputs:
-            self._send_returned(task, runs, output)
+            made = segments_of(self._branchers[output.edge], task, runs, output)
+            self._send(output.edge, task, made)
         self.running -= end - begin
         task.returned()
 
-    def _send_returned(self, task: Task, runs: list[Run], output: Output) -> None:
-        if not output.items:
-            return
-        brancher = self._branchers[output.edge]
-        positions = output.positions
-        if output.partitions is not None:
-            self._send_keyed(task, runs, output, output.partitions)
-            return
-        if positions is None:
-            made = [brancher.returned(run, None) for run in runs]
-            parents: Sequence[int] = range(len(output.items))
-        else:
-            made, parents = [], positions
-            for run, own in _by_run(runs, positions):
-                made.append(brancher.returned(run, own))
-        task.made(len(output.items))
-        self.outboxes[output.edge].enqueue(Segment(made, output.items, task, parents))
-
-    def _send_keyed(
-        self, task: Task, runs: list[Run], output: Output, partitions: list[int]
-    ) -> None:
-        shares: dict[int, Share] = {}
-        positions = output.positions or range(len(output.items))
-        for position, partition, item in zip(positions, partitions, output.items, strict=True):
-            share = shares.get(partition)
-            if share is None:
-                share = shares[partition] = Share(partition)
-            share.positions.append(position)
-            share.items.append(item)
-        self._send_shares(task, runs, output.edge, shares.values())
-
-    def _send_shares(
-        self, task: Task, runs: list[Run], edge: int, shares: Iterable["Share"]
-    ) -> None:
-        brancher, outbox = self._branchers[edge], self.outboxes[edge]
-        for share in shares:
-            made, at = [], 0
-            for run, own in _by_run(runs, share.positions):
-                counts = share.counts[at : at + len(own)] if share.counts else None
-                at += len(own)
-                made.append(
-                    brancher.keyed(run, own, share.partition, part=share.part, counts=counts)
-                )
-            task.made(len(share.positions))
-            outbox.enqueue(Segment(made, share.items, task, share.positions))
+    def _send(self, edge: int, task: Task, segments: Iterable[Segment]) -> None:
+        outbox = self.outboxes[edge]
+        for segment in segments:
+            task.made(segment.n)
+            outbox.enqueue(segment)
 
     def open_task(self, portion: Portion, position: int) -> Task:
         """A task for one input whose outputs come one after the other (`yielded`)."""
@@ -398,13 +309,13 @@ class Core:
         return Task(portion.link, portion.first + begin, end - begin)
 
     def yielded_to(
-        self, task: Task, portion: Portion, begin: int, edge: int, shares: Iterable["Share"]
+        self, task: Task, portion: Portion, begin: int, edge: int, shares: Iterable[Share]
     ) -> None:
         """What the inputs of an open task, from `begin` on, yielded on one keyed edge."""
         end = begin + task.n
         whole = begin == 0 and end == portion.n
         runs = portion.runs if whole else cut_runs(portion.runs, begin, end)
-        self._send_shares(task, runs, edge, shares)
+        self._send(edge, task, shared(self._branchers[edge], task, runs, shares))
 
     def done(self, task: Task) -> None:
         """The inputs of an open task have yielded their last."""
@@ -439,7 +350,8 @@ class Core:
         run = origin.yielded(n, born_ns, mark)
         task = Task(origin, first, n)
         for output in outputs:
-            self._send_returned(task, [run], output)
+            made = segments_of(self._branchers[output.edge], task, [run], output)
+            self._send(output.edge, task, made)
         task.returned()
 
     def produced_bad(

@@ -13,7 +13,7 @@ from typing import Any
 
 from zflow.errors import StageError
 from zflow.hashing import stable_hash
-from zflow.protocol.core import Output
+from zflow.protocol.outputs import Output
 from zflow.stages import Emit
 from zflow.wire.codec import holds_writable_buffer, snapshot
 

@@ -4,8 +4,8 @@ Decides which unit an output is part of: all that one input yields to one partit
 cut after every PART_UNITS outputs, in the order of the yields.
 """
 
-from zflow.protocol.core import Output, Share
 from zflow.protocol.identity import PART_UNITS
+from zflow.protocol.outputs import Output, Share
 
 
 class Scatter:

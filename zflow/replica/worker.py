@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from zflow.clock import Clock
 from zflow.errors import StageError
-from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
+from zflow.protocol.outputs import Output
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
 from zflow.replica.emit import Emitter, WhenError

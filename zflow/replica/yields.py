@@ -8,8 +8,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
+from zflow.protocol.outputs import Output
 from zflow.protocol.task import Task
 from zflow.replica.emit import WhenError
 from zflow.replica.scatter import Scatter

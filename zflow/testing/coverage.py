@@ -15,6 +15,7 @@ FAULTS = (
     *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
     *("zombie", "pause", "false suspicion", "cut", "slow", "slow disk", "stranger", "stuck"),
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
+    *("kill in commit", "kill at finish", "failing disk", "power loss"),
 )
 
 TRANSITIONS = (
@@ -40,6 +41,17 @@ TRANSITIONS = (
     *("streaming step", "generator suspended", "failed after some outputs"),
     *("emission after return refused", "died inside a slice", "died inside a slice, alone"),
     "suspect ran alone",
+    # keyed edges
+    *("unit of several items", "part beyond the first"),
+    # anchors
+    *("partition acquired", "partition acquired after finish", "outbox sent again"),
+    *("waited for a partition that somebody held", "commit refused by its fence"),
+    *("commit written", "finish committed", "commit failed", "records forgotten"),
+    *("died in a commit, which is whole", "died in a commit, which is not there"),
+    *("died behind a commit", "power loss took a commit back"),
+    *("duplicate waited for a commit", "duplicate acknowledged at once"),
+    *("tried again in place", "dead letter of an anchor"),
+    *("source born", "source born again"),
 )
 
 

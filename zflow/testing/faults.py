@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
 SILENT_FOR_S = 15.0  # longer than it takes to be given up
+LAST_STRIKES = 3  # at durable stages that finish, even in the calm
 HUNT_KILLS = 3  # as many as would convict a poison item
 
 
@@ -30,6 +31,8 @@ class Nemesis:
         self._random = random
         self.ends_s = 1.0 + random.random() * 3.0
         self.rates = random_rates(random)
+        self.healed = False
+        self._last_strikes = LAST_STRIKES
         self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
@@ -46,6 +49,9 @@ class Nemesis:
             (1.0, "slow disk", self._slow_disk),
             (1.0, "stranger", self._stranger),
             (0.15, "stuck", self._stuck),
+            (2.0, "kill in commit", self._kill_in_commit),
+            (1.0, "failing disk", self._failing_disk),
+            (0.5, "power loss", self._world.lose_power),
         )
 
     def schedule(self) -> None:
@@ -67,6 +73,7 @@ class Nemesis:
     def heal(self) -> None:
         """No more faults, and no more zombies or pauses; poison stays what it is."""
         world = self._world
+        self.healed = True
         world.network.rates = Rates()
         self.prey.clear()
         for seat in world.seats.values():
@@ -76,6 +83,7 @@ class Nemesis:
                 seat.process.paused_until_s = 0.0
                 seat.process.worker.slow = 1.0
                 seat.process.disk_s = 0.002
+                seat.process.disk_fails = 0.0
                 seat.process.wake(world.now_s)
 
     # -- faults ----------------------------------------------------------------------------------
@@ -101,6 +109,11 @@ class Nemesis:
         """A process in the middle of something."""
         busy = [process for process in self._alive() if process.worker.executing]
         self._slay([self._random.choice(busy)] if busy else [])
+
+    def _kill_in_commit(self) -> None:
+        """An anchor whose commit is under way, on either side of the moment that it is durable."""
+        committing = [p for p in self._alive() if p.worker.committing]
+        self._slay([self._random.choice(committing)] if committing else [])
 
     def _kill_pair(self) -> None:
         """Two neighbours at the same moment."""
@@ -136,6 +149,21 @@ class Nemesis:
                         del self.prey[item]
             self._slay([process])
 
+    def finishes(self, process: Process) -> None:
+        """A durable stage finishes: sometimes it is killed around its last commit."""
+        if self._last_strikes and self._random.random() < 0.4:
+            self._last_strikes -= 1
+            strikes_s = self._world.now_s + self._random.random() * 0.1
+            self._world.at(strikes_s, self._last_strike, (process,))
+
+    def _last_strike(self, process: Process) -> None:
+        if process.alive:
+            self._world.network.faults["kill at finish"] += 1
+            if self._random.random() < 0.2:
+                self._world.lose_power()
+            else:
+                self._slay([process])
+
     def _silent_death(self) -> None:
         """A process is gone for long, and no supervisor says so."""
         process = self._any()
@@ -146,8 +174,10 @@ class Nemesis:
 
     def _zombie(self) -> None:
         """A successor starts while the old one runs; it dies later, if it is not retired."""
-        process = self._any()
-        if process is not None:
+        anchors = [process for process in self._alive() if process.worker.committing]
+        among = anchors if anchors and self._random.random() < 0.5 else self._alive()
+        process = self._random.choice(among) if among else None
+        if process is not None and process.stage.replayable:
             self._world.succeed(process)
             dies_s = self._world.now_s + 0.2 + self._random.random() * 3.0
             self._world.at(dies_s, self._world.kill, (process,))
@@ -186,6 +216,11 @@ class Nemesis:
     def _slow_disk(self) -> None:
         for process in self._alive():
             process.disk_s = 0.3
+
+    def _failing_disk(self) -> None:
+        """Commits fail, and are tried again."""
+        for process in self._alive():
+            process.disk_fails = self._random.choice((0.0, 0.3, 0.7))
 
     def _stuck(self) -> None:
         """One slice takes so long that senders must look elsewhere, and none may send again."""

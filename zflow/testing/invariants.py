@@ -13,8 +13,11 @@ invariant it is part of:
 | I11 | retention is at most the edge's window and what one slice makes               |
 | I13 | once faults have stopped, everything drains in bounded time                   |
 | I15 | a poison item kills few processes; no innocent item is dead-lettered          |
+| I16 | what a durable stage gives up is committed as a dead letter before the ack    |
 | I17 | at the end every origin is empty and every link can be closed                 |
 | unit | a unit names one item for ever, and an item has one name                     |
+
+Those of anchors (I5, I6, I7, I14) are in `effects`.
 
 I12, that statements may be lost, repeated and reordered, is a property of one link and held by
 `tests/protocol/test_sender.py`.
@@ -40,13 +43,34 @@ class Violation(AssertionError):
         super().__init__(f"{invariant}: {facts}")
 
 
+def by_unit(runs: list[Run], items: list[Item]) -> "list[Item | tuple[Item, ...]]":
+    """One entry for each unit of the runs: its item, or its items if it has several."""
+    if all(run.counts is None for run in runs):
+        return list(items)
+    entries: list[Item | tuple[Item, ...]] = []
+    at = 0
+    for run in runs:
+        for n in run.counts or (1,) * run.n:
+            entries.append(items[at] if n == 1 else tuple(items[at : at + n]))
+            at += n
+    return entries
+
+
+def _owing(unit: "Item | tuple[Item, ...]") -> Item | None:
+    """An item of the unit that is not durable."""
+    for item in unit if isinstance(unit, tuple) else (unit,):
+        if item.owed:
+            return item
+    return None
+
+
 class Book:
     """What went over the wire under one token, as an onlooker sees it."""
 
-    __slots__ = ("items", "sent_bytes", "told_bytes", "told_items")
+    __slots__ = ("sent_bytes", "told_bytes", "told_items", "units")
 
     def __init__(self) -> None:
-        self.items: list[Item] = []
+        self.units: list[Item | tuple[Item, ...]] = []
         self.sent_bytes = 0
         self.told_items = 0
         self.told_bytes = 0
@@ -69,7 +93,7 @@ class Invariants:
     def __init__(self) -> None:
         self.books: dict[int, Book] = {}
         self.poison: dict[Item, tuple[int, set[tuple[str, int]]]] = {}
-        self.names: dict[tuple[int, Unit], Item] = {}
+        self.names: dict[tuple[int, Unit, int], Item] = {}
         self.dead: set[Item] = set()
 
     def book(self, token: int) -> Book:
@@ -84,16 +108,17 @@ class Invariants:
     def sent(self, frame: Data, payload: SimPayload) -> None:
         """A message left its sender (I8: numbered without gaps, I10: within the limits)."""
         book = self.book(frame.token)
-        n = len(payload.items)
-        if frame.first != len(book.items) or frame.n != n or sum(r.n for r in frame.runs) != n:
-            raise Violation("I8", f"units {frame.first}+{frame.n} sent after {len(book.items)}")
+        units = by_unit(frame.runs, payload.items)
+        n = len(units)
+        if frame.first != len(book.units) or frame.n != n or sum(r.n for r in frame.runs) != n:
+            raise Violation("I8", f"units {frame.first}+{frame.n} sent after {len(book.units)}")
         if frame.first + n > book.told_items:
             raise Violation("I10", f"unit {frame.first + n - 1} sent, limit {book.told_items}")
         before, book.sent_bytes = book.sent_bytes, book.sent_bytes + payload.size_bytes
         # One unit may overshoot; several must fit.
         if before >= book.told_bytes or (n > 1 and book.sent_bytes > book.told_bytes):
             raise Violation("I10", f"{before}+{payload.size_bytes} B, limit {book.told_bytes} B")
-        book.items.extend(payload.items)
+        book.units.extend(units)
 
     def told(self, token: int, limit_items: int, limit_bytes: int) -> None:
         """WELCOME or STATE reached the sender."""
@@ -103,7 +128,7 @@ class Invariants:
 
     def stated(self, frame: State, heard: Heard) -> None:
         """A receiver makes a statement (I2)."""
-        items = self.book(frame.token).items
+        units = self.book(frame.token).units
         for nack in frame.nacks:
             heard.nacked.update(range(nack.first, nack.first + nack.n))
         ranges = frame.acked
@@ -111,26 +136,28 @@ class Invariants:
             begin, end = ranges[at], ranges[at + 1]
             for low, high in heard.acked.missing(begin, end):
                 for lseq in range(low, high):
-                    self._acked(lseq, items, heard)
+                    self._acked(lseq, units, heard)
             heard.acked.add(begin, end)
 
     @staticmethod
-    def _acked(lseq: int, items: list[Item], heard: Heard) -> None:
-        if lseq >= len(items) or lseq >= heard.next:
-            raise Violation("I8", f"unit {lseq} acked; {heard.next} accepted, {len(items)} sent")
-        if items[lseq].owed and lseq not in heard.nacked:
-            raise Violation("I2", f"unit {lseq} acked but not durable: {items[lseq]}")
+    def _acked(lseq: int, units: "list[Item | tuple[Item, ...]]", heard: Heard) -> None:
+        if lseq >= len(units) or lseq >= heard.next:
+            raise Violation("I8", f"unit {lseq} acked; {heard.next} accepted, {len(units)} sent")
+        open_item = _owing(units[lseq])
+        if open_item is not None and lseq not in heard.nacked:
+            raise Violation("I2", f"unit {lseq} acked but not durable: {open_item}")
 
     def accepted(self, frame: Data, parcel: Parcel | None, heard: Heard) -> None:
         """DATA was handled by its receiver; `parcel` if it was accepted (I8)."""
         if parcel is None:
             return
-        items = self.book(frame.token).items
+        units = self.book(frame.token).units
         first = heard.next
         if parcel.link.token != frame.token or frame.first != first:
             raise Violation("I8", f"unit {frame.first} accepted, {first} is next")
         heard.next = first + frame.n
-        if parcel.payload.items != items[first : heard.next]:  # type: ignore[attr-defined]
+        came = by_unit(parcel.runs, parcel.payload.items)  # type: ignore[attr-defined]
+        if came != units[first : heard.next]:
             raise Violation("I8", f"units {first}+{frame.n} are not the ones that were sent")
 
     @staticmethod
@@ -168,16 +195,18 @@ class Invariants:
         """A unit names one item, and an item has one name, whatever died or was cut."""
         position = 0
         for run in portion.runs:
-            for unit in run.units():
-                self.name(portion.items[position], unit)
-                position += 1
+            counts = run.counts
+            for at, unit in enumerate(run.units()):
+                for place in range(1 if counts is None else counts[at]):
+                    self.name(portion.items[position], unit, place)
+                    position += 1
 
-    def name(self, item: Item, unit: Unit) -> None:
-        """`item` goes by the name of `unit`."""
+    def name(self, item: Item, unit: Unit, place: int = 0) -> None:
+        """`item` goes by the name of `unit`, at this place in it."""
         if item.unit is None:
             item.unit = unit
             edge = item.edge.number if item.edge else 0
-            if self.names.setdefault((edge, unit), item) is not item:
+            if self.names.setdefault((edge, unit, place), item) is not item:
                 raise Violation("unit", f"two items are named {unit}: {item}")
         elif item.unit != unit:
             raise Violation("unit", f"{item} is now named {unit}")
@@ -191,9 +220,14 @@ class Invariants:
             if items[oseq].owed:
                 raise Violation("I1", f"low mark {end} but {oseq} is not durable: {items[oseq]}")
 
-    def buried(self, item: Item, run: Run) -> None:
-        """A dead letter is committed (I15)."""
-        self.name(item, run.unit(0))
+    def buried(self, items: Iterable[Item], unit: Unit) -> None:
+        """The dead letter of a unit is committed (I15)."""
+        for place, item in enumerate(items):
+            self.name(item, unit, place)
+            self.given_up(item)
+
+    def given_up(self, item: Item) -> None:
+        """The dead letter of an item is committed (I15)."""
         if not item.doomed:
             raise Violation("I15", f"an innocent was dead-lettered: {item}")
         self.dead.add(item)

@@ -4,18 +4,31 @@ Decides the items, their fates and what each of them still owes: a pure function
 and a random number generator. Knows nothing of the protocol.
 
 An `Item` is what travels on one edge to one stage; executing it means handing out its `kids`. It
-owes an effect at a sink, a dead letter if it is doomed, and otherwise what its kids owe. What lies
-behind an at_most_once edge, or below a doomed item, may happen but is owed to nobody above.
+owes an effect at a sink or a durable stage, a dead letter if it is doomed, and otherwise what its
+kids owe. What lies behind an at_most_once edge, or below a doomed item, may happen but is owed to
+nobody above. What a durable stage makes of an item are `rows`: origins of their own, like the
+items of a source, owed to nobody above as soon as they are committed.
 """
 
 from enum import Enum
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
-from zflow.testing.topologies import FILTER, FLAT, SINK, STREAM, Edge, Stage, Topology
+from zflow.protocol.identity import PART_UNITS
+from zflow.testing.topologies import (
+    DURABLE,
+    FILTER,
+    FLAT,
+    SINK,
+    STREAM,
+    YIELDING,
+    Edge,
+    Stage,
+    Topology,
+)
 from zflow.wire.data import MAX_FRAME_BYTES
 from zflow.wire.payload import DecodeError, EncodeError
-from zflow.wire.run import Unit
+from zflow.wire.run import FREE, Unit
 
 
 class Fate(Enum):
@@ -28,18 +41,23 @@ class Fate(Enum):
     POISON = "poison"  # kills the process
     UNSENDABLE = "unsendable"  # one of its kids cannot travel
     UNREADABLE = "unreadable"  # its stage cannot decode it, and no message that it is in
+    DRAGGED = "dragged"  # in one unit with an item that takes all of it along
 
 
 DOOMED = frozenset(set(Fate) - {Fate.WELL, Fate.FLAKY})
 
 
+DRAGGING = Fate.UNREADABLE, Fate.POISON
+BURST = 0.05  # of the worlds have an input that yields more than one part to one partition
+
 MOST_OF = (Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.UNREADABLE, 2), (Fate.POISON, 2)
 
 
 class Item:
-    """One item on its way to one stage; `edge` is None for what a source yields.
+    """One item on its way to one stage; `edge` is None for what an origin yields.
 
-    kids: per outgoing edge, (ordinal of the yield, item) in order.
+    kids: per outgoing edge, (ordinal of the yield, item) in order. rows: what a durable stage makes
+    of it. partition: on a keyed edge, its own. mates: the items of its unit there, if several.
     owed: leaves at or below it that are not yet durable; up: who else owes them.
     """
 
@@ -50,19 +68,23 @@ class Item:
         "fails",
         "fate",
         "kids",
+        "mates",
         "owed",
-        "parent",
+        "partition",
+        "rows",
         "size_bytes",
         "stage",
         "unit",
         "up",
     )
 
-    def __init__(self, stage: int, edge: Edge | None, parent: "Item | None", size: int) -> None:
+    def __init__(self, stage: int, edge: Edge | None, size_bytes: int, partition: int) -> None:
         self.stage = stage
         self.edge = edge
-        self.parent = parent
-        self.size_bytes = size
+        self.partition = partition
+        self.size_bytes = size_bytes
+        self.rows: list[Item] = []
+        self.mates: tuple[Item, ...] = ()
         self.kids: list[list[tuple[int, Item]]] = []
         self.fate = Fate.WELL
         self.fails = 0
@@ -92,24 +114,58 @@ class Item:
         return f"<{self.fate.value} item {self.unit} on {place}, owes {self.owed}>"
 
 
-def grow(topology: Topology, random: Random) -> tuple[dict[str, list[Item]], list[Item]]:
-    """The source items by slot, and every item there can ever be, parents before kids."""
+class Harvest(NamedTuple):
+    """Source items by slot; all items there can ever be, parents before kids; and what each
+    partition (stage, number) of a durable stage makes at its end."""
+
+    roots: dict[str, list[Item]]
+    items: list[Item]
+    finals: dict[tuple[int, int], list[Item]]
+
+
+def grow(topology: Topology, random: Random) -> Harvest:
+    """Everything that can happen to items in this topology."""
     everything: list[Item] = []
     roots: dict[str, list[Item]] = {}
     for slot, n in topology.items.items():
         index = next(stage.index for stage in topology.stages if slot in stage.slots)
-        roots[slot] = [Item(index, None, None, 0) for _ in range(n)]
-        for root in roots[slot]:
-            stack = [root]
-            while stack:
-                item = stack.pop()
-                everything.append(item)
-                _branch(item, topology.stages[item.stage], random)
-                stack.extend(kid for kids in item.kids for _, kid in kids)
+        roots[slot] = [_origin_item(index) for _ in range(n)]
+        _grow_all(roots[slot], everything, topology, random)
+    finals = {}
+    for stage in topology.stages:
+        for number in range(stage.partitions if stage.kind == DURABLE else 0):
+            rows = [_origin_item(stage.index) for _ in range(random.choice((0, 1, 1, 2)))]
+            _grow_all(rows, everything, topology, random)
+            finals[stage.index, number] = rows
+    if random.random() < BURST:
+        _burst(everything, topology, random)
     _doom(everything, topology, random)
     for item in reversed(everything):
         _owe(item, topology.stages[item.stage])
-    return roots, everything
+    return Harvest(roots, everything, finals)
+
+
+def _origin_item(stage: int) -> Item:
+    return Item(stage, None, 0, FREE)
+
+
+def _grow_all(
+    roots: list[Item], everything: list[Item], topology: Topology, random: Random
+) -> None:
+    """The items and everything below them."""
+    for root in roots:
+        stack = [root]
+        while stack:
+            item = stack.pop()
+            everything.append(item)
+            stage = topology.stages[item.stage]
+            if stage.kind == DURABLE and item.edge is not None:
+                item.kids = [[] for _ in stage.outs]
+                item.rows = [_origin_item(stage.index) for _ in range(random.choice((0, 1, 1, 2)))]
+                stack.extend(item.rows)
+                continue
+            _branch(item, stage, random)
+            stack.extend(kid for kids in item.kids for _, kid in kids)
 
 
 def _branch(item: Item, stage: Stage, random: Random) -> None:
@@ -125,8 +181,59 @@ def _branch(item: Item, stage: Stage, random: Random) -> None:
     for ordinal in range(yields):
         for kids, edge in zip(item.kids, stage.outs, strict=True):
             if edge.share == 1.0 or random.random() < edge.share:
-                size = random.choice((10, 40, 40, 40, 200))
-                kids.append((ordinal, Item(edge.target, edge, item, size)))
+                kids.append((ordinal, _kid(kids, edge, random)))
+    if yields > 1 and stage.kind in YIELDING:
+        _unite(item, stage)
+
+
+def _kid(siblings: list[tuple[int, Item]], edge: Edge, random: Random) -> Item:
+    """An item for the edge; on a keyed one often in the partition of the sibling before it."""
+    size_bytes = random.choice((10, 40, 40, 40, 200))
+    partition = FREE
+    if edge.keyed:
+        same = siblings and random.random() < 0.5
+        partition = (
+            siblings[-1][1].partition if same else random.randrange(edge.settings.partitions)
+        )
+    return Item(edge.target, edge, size_bytes, partition)
+
+
+def _unite(item: Item, stage: Stage) -> None:
+    """What one input yields to one partition makes units of several items."""
+    for kids, edge in zip(item.kids, stage.outs, strict=True):
+        if not edge.keyed:
+            continue
+        shared: dict[int, list[Item]] = {}
+        for _, kid in kids:
+            shared.setdefault(kid.partition, []).append(kid)
+        for mates in shared.values():
+            for at in range(0, len(mates), PART_UNITS):
+                part = tuple(mates[at : at + PART_UNITS])
+                for mate in part:
+                    mate.mates = part if len(part) > 1 else ()
+
+
+def _burst(everything: list[Item], topology: Topology, random: Random) -> None:
+    """One input yields so much to one partition that it does not fit into one unit."""
+    stages = topology.stages
+    able = [
+        item
+        for item in everything
+        if stages[item.stage].kind in YIELDING and any(e.keyed for e in stages[item.stage].outs)
+    ]
+    if not able:
+        return
+    item = random.choice(able)
+    stage = stages[item.stage]
+    at = next(at for at, edge in enumerate(stage.outs) if edge.keyed)
+    edge, kids = stage.outs[at], item.kids[at]
+    first = 1 + max((ordinal for own in item.kids for ordinal, _ in own), default=-1)
+    for ordinal in range(first, first + PART_UNITS + 4):
+        kid = Item(edge.target, edge, 1, 0)
+        kid.kids = [[] for _ in stages[edge.target].outs]
+        kids.append((ordinal, kid))
+        everything.append(kid)
+    _unite(item, stage)
 
 
 def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
@@ -141,8 +248,11 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
     for fate, most in MOST_OF:
         for item in random.sample(executed, min(len(executed), random.randint(0, most))):
             item.fate = fate
+            for mate in item.mates if fate in DRAGGING else ():
+                if mate.fate not in DRAGGING:
+                    mate.fate = Fate.DRAGGED
     for item in random.sample(everything, 2):
-        if item.edge is None and random.random() < 0.5:  # the source cannot give it to anybody
+        if item.edge is None and random.random() < 0.5:  # its origin cannot give it to anybody
             item.fate = Fate.FINAL
     for item in random.sample(everything, min(len(everything), 4)):
         kids = [kid for own in item.kids for _, kid in own]
@@ -158,7 +268,8 @@ def _owe(item: Item, stage: Stage) -> None:
         dropped = item.edge is not None and item.edge.settings.on_error == "drop"
         item.owed = 0 if lossy or dropped else 1
         return
-    item.owed = 1 if stage.kind == SINK else 0
+    applied = stage.kind == SINK or (stage.anchor and item.edge is not None)
+    item.owed = 1 if applied else 0
     for edge, kids in zip(stage.outs, item.kids, strict=True):
         for _, kid in kids:
             if not edge.lossy:

@@ -4,10 +4,13 @@ Decides how each protection is removed: by putting `broken` methods into the cor
 block, so that no production code knows of tests. A mutant that no seed catches means that the
 simulator is too weak or the protection needless.
 
-Not here, because removing it loses nothing by design: the order in which units go back to their
-queue (no edge promises order), and the version of STATE on one link (limits only rise, acks and
-nacks are sets; an older statement repeats less; versions matter for what the sender has *seen*,
-and `nack_seen_early` is that protection).
+Not here, because removing it loses nothing by design: the version of STATE on one link (limits only
+rise, acks and nacks are sets; an older statement repeats less; versions matter for what the sender
+has *seen*, and `nack_seen_early` is that protection).
+
+Not here, because no seed can show it: that a unit is looked up along both axes. In the simulator,
+as in a replica, a unit comes along the same axis however it is cut; `tests/protocol/test_dedupe.py`
+asks for both, and shows that it would see the lookup missing.
 """
 
 from collections.abc import Iterator
@@ -15,16 +18,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import Core
 from zflow.protocol.credit import SenderCredit, Window
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, ReceiverLink
+from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.sender import SenderLink
 from zflow.protocol.suspects import Suspects
 from zflow.protocol.task import Task
 from zflow.testing import broken
+from zflow.testing import broken_anchors as anchors
+from zflow.testing.anchors import AnchorWorker
+from zflow.testing.disk import Disk
+from zflow.testing.ending import Ending
+from zflow.testing.worker import Worker
+from zflow.testing.world import Seat
 from zflow.wire.run import Run
 
 Patch = tuple[type, str, Any]
@@ -190,4 +201,127 @@ MUTANTS = _mutants(
         ((Brancher, "returned", broken.returned_without_edge),),
     ),
     ("renumbered", "filters leave gaps in the numbers", ((Run, "kept", broken.kept_renumbered),)),
+    (
+        "requeue_behind",
+        "what comes back goes to the front of its queue",
+        ((Outbox, "_to_front", anchors.to_back),),
+    ),
+    # -- anchors ---------------------------------------------------------------------------------
+    (
+        "no_fence",
+        "a commit needs the current fence",
+        ((Disk, "accepts", anchors.accept_any_fence),),
+    ),
+    (
+        "wm_high",
+        "a watermark is the end of the unbroken settled stretch",
+        ((Core, "_watermarks", anchors.highest_settled),),
+    ),
+    (
+        "below_mark",
+        "everything below the watermark is a duplicate",
+        ((Dedupe, "_numbers_left", anchors.numbers_unmarked),),
+    ),
+    (
+        "dedupe_ack",
+        "units are remembered until the watermark has passed them",
+        ((Partition, "stored", anchors.stored_and_forgotten),),
+    ),
+    (
+        "dedupe_memory",
+        "what was applied is stored with its effects",
+        ((Dedupe, "__init__", anchors.dedupe_of_nothing),),
+    ),
+    (
+        "ack_before_commit",
+        "an anchor acknowledges after its commit",
+        ((Partition, "owes", anchors.owe_nothing),),
+    ),
+    (
+        "duplicate_acked",
+        "a duplicate waits for the commit of its first copy",
+        ((Partition, "owes", anchors.owe_open_only),),
+    ),
+    (
+        "sent_before_commit",
+        "outputs leave after the commit that they are in",
+        (
+            (AnchorWorker, "_take", anchors.take_and_send),
+            (AnchorWorker, "_send", anchors.send_nothing),
+        ),
+    ),
+    (
+        "low_in_memory",
+        "an outbox's low mark counts committed rows only",
+        (
+            (AnchorWorker, "_take", anchors.take_and_count),
+            (Core, "_watermarks", anchors.low_in_memory),
+        ),
+    ),
+    (
+        "oseq_of_rows",
+        "the next number is stored, not derived from the rows that are left",
+        ((Disk, "mark", anchors.mark_of_rows),),
+    ),
+    (
+        "outbox_forgotten",
+        "a successor sends the rows of the outbox again",
+        ((Disk, "mark", anchors.mark_at_end),),
+    ),
+    (
+        "finish_unmarked",
+        "that `finish` has run is committed with its outputs",
+        ((Partition, "finished", anchors.finished_unmarked),),
+    ),
+    (
+        "acquired_unsynced",
+        "an owner makes durable what its predecessor has written, before it trusts it",
+        ((AnchorWorker, "_make_durable", anchors.leave_unsynced),),
+    ),
+    (
+        "unburied",
+        "what an anchor gives up is a dead letter before it is acknowledged",
+        ((AnchorWorker, "_bury", anchors.bury_nothing),),
+    ),
+    (
+        "no_birth",
+        "a source that cannot go back is another origin at every start",
+        ((Seat, "new_origin", anchors.same_origin),),
+    ),
+    (
+        "finish_early",
+        "a durable stage finishes when everything upstream is settled",
+        ((Ending, "may_finish", anchors.finish_at_once),),
+    ),
+    # -- keyed edges -----------------------------------------------------------------------------
+    (
+        "not_affine",
+        "what is sent again goes to the owner of its partition",
+        ((KeyedOutbox, "_queue_of", anchors.queue_of_anybody),),
+    ),
+    (
+        "nondeterminism",
+        "a stage between origin and anchor makes the same again",
+        ((Worker, "_place", anchors.place_anew),),
+    ),
+    (
+        "keyed_without_partition",
+        "a keyed unit carries its partition in its name",
+        ((Brancher, "keyed", anchors.keyed_without_partition),),
+    ),
+    (
+        "keyed_without_part",
+        "a keyed unit carries its part in its name",
+        ((Brancher, "keyed", anchors.keyed_without_part),),
+    ),
+    (
+        "keyed_without_index",
+        "a keyed unit keeps the index of its input",
+        ((Brancher, "keyed", anchors.keyed_without_index),),
+    ),
+    (
+        "keyed_without_counts",
+        "a run says how many items its units hold",
+        ((Brancher, "keyed", anchors.keyed_without_counts),),
+    ),
 )

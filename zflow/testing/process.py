@@ -12,18 +12,26 @@ from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings, Portion
 from zflow.protocol.ledger import COLUMNS
 from zflow.protocol.sender import STUCK_S, Identity, SenderLink
+from zflow.testing.anchors import AnchorWorker
 from zflow.testing.invariants import Heard, Violation
 from zflow.testing.items import SimCodec, SimPayload
 from zflow.testing.network import Letter, Socket
-from zflow.testing.topologies import SOURCE, Stage
+from zflow.testing.topologies import DURABLE, EXACT, FLAT, SOURCE, STREAM, Stage
 from zflow.testing.worker import Worker
-from zflow.wire.data import Crash, Data, Frame, Hello, Refuse, Reset, State, Welcome
+from zflow.testing.yields import YieldWorker
+from zflow.wire.data import Crash, Data, Frame, Heartbeat, Hello, Refuse, Reset, State, Welcome
 from zflow.wire.run import SUSPECT
 
 if TYPE_CHECKING:
     from zflow.testing.world import Seat, World
 
 RUN_ID, CODEC, GENERATION = "simulated", "items", 1
+WORKERS: dict[str, type[Worker]] = {
+    FLAT: YieldWorker,
+    STREAM: YieldWorker,
+    DURABLE: AnchorWorker,
+    EXACT: AnchorWorker,
+}
 STEP_S = 0.002  # between two steps of a busy process; what arrives meanwhile is read together
 
 
@@ -38,7 +46,7 @@ class Process:
         self.incarnation = seat.incarnation
         self.alive = True
         self.zombie = False
-        self.roots = world.roots.get(seat.slot, [])
+        self.roots = world.roots.get(seat.slot, [])[seat.gone :]
         self.mail: list[Letter] = []
         self.sockets: dict[LinkKey, Socket] = {}
         self.replies: dict[tuple[str, int], Socket] = {}
@@ -47,11 +55,11 @@ class Process:
         self.newest: dict[LinkKey, tuple[int, int]] = {}  # whose link it is, incarnation and dial
         self.paused_until_s = 0.0
         self.disk_s = 0.002  # that a commit takes
+        self.disk_fails = 0.0  # the chance that one fails
         self.core = self._new_core()
         self.core.inbox.window.HORIZON_S = stage.horizon_s
-        self.worker = Worker(self)
+        self.worker = WORKERS.get(stage.kind, Worker)(self)
         self._wake_s = float("inf")
-        self._low_s = seat.low
 
     def _new_core(self) -> Core:
         stage, seat, world = self.stage, self.seat, self.world
@@ -79,6 +87,7 @@ class Process:
             inbox=inbox,
             edges=tuple(edge.settings for edge in stage.outs),
             upstream=world.topology.upstream(stage),
+            anchor=stage.kind == DURABLE,
         )
         origin = None
         if stage.kind == SOURCE:
@@ -136,9 +145,9 @@ class Process:
     def _check(self) -> None:
         core, world = self.core, self.world
         world.invariants.conserved(core.outboxes.values())
-        if core.origin is not None and core.origin.low > self._low_s:
-            world.invariants.low_mark(self.roots, self._low_s, core.origin.low)
-            self._low_s = core.origin.low
+        origins = core.partitions.values() if core.origin is None else (core.origin,)
+        for origin in origins:
+            world.effects.low(origin.origin, origin.low, self)
 
     # -- frames in -------------------------------------------------------------------------------
 
@@ -252,6 +261,8 @@ class Process:
         payload: SimPayload | None = action.payload  # type: ignore[assignment]
         if type(frame) is Data and payload is not None:
             self.world.invariants.sent(frame, payload)
+        elif type(frame) is Heartbeat:
+            self.world.effects.stated(frame.watermarks, self)
         elif type(frame) is Hello:
             again = frame.token == self.hello.get(action.link)
             self.world.count("HELLO again" if again else "HELLO after dial")
@@ -301,9 +312,9 @@ class Process:
         if not self.alive:
             self.world.count("died before a dead letter was committed")
             return
-        root = self.core.origin is not None and not action.edge
-        item = self.roots[action.run.start] if root else action.item
-        self.world.invariants.buried(item, action.run)
+        rows = self.world.effects.rows.get(action.run.origin, ())
+        items = action.items if action.edge else [rows[action.run.start]]
+        self.world.invariants.buried(items, action.run.unit(0))
         self.world.at(now_s + 0.001, self._committed, (action.ticket, now_s + 0.001))
 
     def _committed(self, ticket: int, now_s: float) -> None:
@@ -345,6 +356,7 @@ class Process:
         if not self.alive:
             return
         self.alive = False
+        self.worker.died(now_s)
         self.count_ledger()
         self.world.network.died(self, now_s)
         self.mail.clear()

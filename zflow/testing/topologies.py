@@ -11,6 +11,12 @@ from zflow.hashing import text_hash64
 from zflow.protocol.outbox import EdgeSettings
 
 SOURCE, MAP, FILTER, FLAT, STREAM, SINK = "source", "map", "filter", "flat", "stream", "sink"
+DURABLE, EXACT = "durable", "exact"  # exact: a sink whose commits apply each item once
+ANCHORS = DURABLE, EXACT
+YIELDING = FLAT, STREAM
+INNER = MAP, MAP, FILTER, FLAT, FLAT, STREAM, DURABLE, DURABLE, DURABLE
+LAST = SINK, SINK, EXACT
+PARTITIONS = 1, 4, 4, 8  # of a durable stage
 
 ITEMS_MIN, ITEMS_MAX = 100, 130  # that all sources together yield
 SOURCE_SERVICES_S = 0.001, 0.01, 0.03  # so that a source lasts for most of the faults
@@ -40,10 +46,19 @@ class Edge:
         """True if what is on the way may be lost."""
         return self.settings.at_most_once
 
+    @property
+    def keyed(self) -> bool:
+        """True if every item has a partition, and every partition one owner."""
+        return self.settings.partitions > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One stage. horizon_s: how much work its replicas ask for ahead."""
+    """One stage. horizon_s: how much work its replicas ask for ahead.
+
+    partitions: of an anchor; 0 of others. replayable: False for a source that cannot go back, and
+    whose every incarnation is an origin of its own.
+    """
 
     index: int
     name: str
@@ -56,6 +71,13 @@ class Stage:
     window_items: int
     window_bytes: int
     horizon_s: float
+    partitions: int = 0
+    replayable: bool = True
+
+    @property
+    def anchor(self) -> bool:
+        """True if it commits what it applies."""
+        return self.kind in ANCHORS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +108,8 @@ class _Draft:
         self.load = 0.0
         self.fan = 1.0
         self.slots: tuple[str, ...] = ()
+        self.partitions = 0
+        self.guarded = False  # an anchor, or one lies behind it before the next origin
 
 
 def random_topology(random: Random) -> Topology:
@@ -130,9 +154,11 @@ def _choose_parents(draft: _Draft, drafts: list[_Draft], sources: int, random: R
 
 def _choose_kind(draft: _Draft, random: Random) -> None:
     if not draft.children:
-        draft.kind = SINK
+        draft.kind = random.choice(LAST)
     elif not draft.kind:
-        draft.kind = random.choice((MAP, MAP, FILTER, FLAT, FLAT, STREAM))
+        draft.kind = random.choice(INNER)
+    if draft.kind in ANCHORS:
+        draft.partitions = 1 if draft.kind == EXACT else random.choice(PARTITIONS)
 
 
 def _shape(drafts: list[_Draft], random: Random) -> None:
@@ -147,7 +173,12 @@ def _shape(drafts: list[_Draft], random: Random) -> None:
         replicas = 1 if draft.kind == SOURCE else random.choice((1, 1, 2, 2, 3))
         if draft.kind == SOURCE and random.random() < 0.2:
             replicas = 2
+        if draft.kind == EXACT:
+            replicas = 1
         draft.slots = tuple(f"{draft.name}/{k}" for k in range(replicas))
+    for draft in reversed(drafts):
+        behind = (d.guarded for d in drafts if draft.index in d.parents)
+        draft.guarded = draft.kind in ANCHORS or (draft.kind != SOURCE and any(behind))
 
 
 def _declare(
@@ -170,28 +201,32 @@ def _edge(source: _Draft, target: _Draft, number: int, random: Random) -> Edge:
         label=label,
         stage=target.name,
         targets=target.slots,
-        at_most_once=random.random() < 0.08,
+        at_most_once=not target.guarded and random.random() < 0.12,
         window_items=random.choice((4, 16, 32, 64, 128)),
         window_bytes=random.choice((500, 3_000, 1 << 20, 1 << 20, 1 << 20)),
         retries=random.choice((0, 1, 2, 3)),
         backoff_s=random.choice((0.01, 0.05, 0.2)),
         on_error=random.choice(("dead_letter",) * 8 + ("drop", "fail")),
+        partitions=target.partitions and random.choice((1, *[target.partitions] * 4)),
     )
     share = random.choice((0.5, 0.8)) if source.children > 1 and random.random() < 0.3 else 1.0
     return Edge(source=source.index, target=target.index, share=share, settings=settings)
 
 
 def _stage(draft: _Draft, edges: Sequence[Edge], random: Random) -> Stage:
+    ins = tuple(edge for edge in edges if edge.target == draft.index)
     return Stage(
         index=draft.index,
         name=draft.name,
         kind=draft.kind,
         slots=draft.slots,
-        ins=tuple(edge for edge in edges if edge.target == draft.index),
+        ins=ins,
         outs=tuple(edge for edge in edges if edge.source == draft.index),
         service_s=random.choice(SOURCE_SERVICES_S if draft.kind == SOURCE else SERVICES_S),
         slice_items=random.choice((8, 32, 64) if draft.kind == SOURCE else (1, 4, 8, 16)),
         window_items=random.choice((2, 8, 16, 32, 32)),
         window_bytes=random.choice((200, 1_000, 4_000, 1 << 20, 1 << 20, 1 << 20)),
         horizon_s=random.choice((0.02, 0.5, 2.0)),
+        partitions=max((edge.settings.partitions for edge in ins), default=0),
+        replayable=draft.kind != SOURCE or random.random() < 0.8,
     )

@@ -7,18 +7,16 @@ frames. The process asks it to `advance` whenever it wakes.
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from zflow.protocol.core import Output
 from zflow.protocol.inbox import Portion
-from zflow.protocol.task import Task
-from zflow.testing.invariants import Violation
+from zflow.protocol.origin import Origin
+from zflow.protocol.outputs import Output
 from zflow.testing.items import Fate, Item
-from zflow.testing.topologies import FLAT, SINK, SOURCE, STREAM
+from zflow.testing.topologies import SINK, SOURCE
 from zflow.wire.run import Run
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
 
-STREAM_OUTPUTS = 2  # per step of a generator that streams
 COMMIT_S = 0.001  # between a sink's commit and its return
 
 
@@ -31,6 +29,7 @@ class Worker:
         self._random = process.world.random
         self._stage = process.stage
         self._numbers = [edge.number for edge in process.stage.outs]
+        self._keyed = {edge.number for edge in process.stage.outs if edge.keyed}
         self.due_s = float("inf")
         self.slow = 1.0
         self._portion: Portion | None = None
@@ -38,8 +37,6 @@ class Worker:
         self._began_s = 0.0
         self._committed = False
         self._kills = False
-        self._task: Task | None = None  # of the generator that streams
-        self._step = 0
         self._made: Counter[int] = Counter()  # units by edge since there was room
 
     def slow_down(self, factor: float) -> None:
@@ -74,8 +71,6 @@ class Worker:
             self._produce(now_s)
         elif self._kills:
             self._process.poisoned(now_s)
-        elif self._task is not None:
-            self._stream(now_s)
         elif self._stage.kind == SINK and not self._committed:
             self._commit(now_s)
         else:
@@ -88,10 +83,20 @@ class Worker:
         self._made.clear()
         if self._stage.kind == SOURCE:
             self._begin_source(now_s)
-        elif self._task is None:
+        else:
             self._begin_slice(now_s)
-        else:  # a suspended generator goes on
-            self.due_s = now_s + self._stage.service_s
+
+    def ready(self) -> bool:
+        """False while it cannot work yet, or owes something to the end of the run."""
+        return True
+
+    @property
+    def committing(self) -> bool:
+        """A commit of an anchor is under way."""
+        return False
+
+    def died(self, now_s: float) -> None:
+        """The process is gone."""
 
     # -- sources ---------------------------------------------------------------------------------
 
@@ -109,25 +114,28 @@ class Worker:
     def _produce(self, now_s: float) -> None:
         origin = self._core.origin
         assert origin is not None, "a source has an origin"
-        n = self._producing
-        items = self._process.roots[origin.next : origin.next + n]
+        items = self._process.roots[origin.next : origin.next + self._producing]
         self.due_s = float("inf")
-        if any(item.fate is Fate.FINAL for item in items):
-            for item in items:
-                self._produce_some([item], now_s)
-        else:
-            self._produce_some(items, now_s)
+        self._process.seat.yielded(len(items))
+        self._produce_at(origin, items, now_s)
 
-    def _produce_some(self, items: list[Item], now_s: float) -> None:
-        origin = self._core.origin
-        assert origin is not None, "a source has an origin"
+    def _produce_at(self, origin: Origin, items: list[Item], now_s: float) -> None:
+        """The origin has these next items; what nobody can take goes to the dead letters."""
+        if all(item.fate is not Fate.FINAL for item in items):
+            self._produce_some(origin, items, now_s)
+            return
+        for item in items:
+            self._produce_some(origin, [item], now_s)
+
+    def _produce_some(self, origin: Origin, items: list[Item], now_s: float) -> None:
         end = origin.next + len(items)
         if items[0].fate is Fate.FINAL:
-            self._core.produced_bad("final", "SimError", "nobody can take it", end)
+            self._core.produced_bad("final", "SimError", "nobody can take it", end, origin)
             return
         outputs = self._outputs(items)
-        self._core.produced(outputs, len(items), int(now_s * 1e9), end)
-        self._retained(outputs)
+        self._core.produced_at(origin, outputs, len(items), int(now_s * 1e9), end)
+        if self._stage.kind == SOURCE:
+            self._retained(outputs)
 
     # -- slices ----------------------------------------------------------------------------------
 
@@ -135,7 +143,7 @@ class Worker:
         parcel = self._core.next_parcel(now_s)
         if parcel is None:
             return
-        most = 1 if self._stage.kind == STREAM else self._stage.slice_items
+        most = self._most_units()
         n = most if self._random.random() < 0.5 else self._random.randint(1, most)
         portion = self._core.take(parcel, n, now_s)
         process = self._process
@@ -144,15 +152,19 @@ class Worker:
         self._portion = portion
         self._began_s = now_s
         self._committed = False
-        self._kills = any(item.fate is Fate.POISON for item in portion.items)
-        took_s = self._service_s(portion.n)
+        self._kills = self._killing(portion)
+        took_s = self._service_s(len(portion.items))
         # A killing item strikes somewhere in the slice, other events may come before.
         self.due_s = now_s + (took_s * self._random.random() if self._kills else took_s)
         self._core.inbox.executing_since_s = now_s
         process.world.nemesis.executes(process, portion.items, self.due_s)
-        if self._stage.kind == STREAM and not self._kills:
-            self._task = self._core.open_task(portion, 0)
-            self._step = 0
+
+    def _most_units(self) -> int:
+        return self._stage.slice_items
+
+    def _killing(self, portion: Portion) -> bool:
+        """Something in the portion kills whoever executes it."""
+        return any(item.fate is Fate.POISON for item in portion.items)
 
     def _service_s(self, n: int) -> float:
         return n * self._stage.service_s * self.slow * (0.5 + self._random.random())
@@ -198,7 +210,6 @@ class Worker:
         self._core.inbox.window.measured(self._portion.n, max(1e-6, now_s - self._began_s))
         self._core.inbox.executing_since_s = None
         self._portion = None
-        self._task = None
         self.due_s = float("inf")
 
     def _returned(self, begin: int, end: int) -> None:
@@ -206,12 +217,7 @@ class Worker:
             return
         portion = self._portion
         assert portion is not None, "a slice has a portion"
-        items = portion.items[begin:end]
-        if self._stage.kind == FLAT:
-            for offset, item in enumerate(items):
-                self._yielded(portion, begin + offset, item)
-            return
-        outputs = self._outputs(items)
+        outputs = self._outputs(portion.items[begin:end])
         self._core.returned(portion, begin, end, outputs)
         self._retained(outputs)
 
@@ -222,8 +228,13 @@ class Worker:
             positions = [p for p, item in enumerate(items) if item.kids[at]]
             kids = [items[p].kids[at][0][1] for p in positions]
             everyone = len(positions) == len(items)
-            outputs.append(Output(number, None if everyone else positions, kids))
+            partitions = [self._place(kid) for kid in kids] if number in self._keyed else None
+            outputs.append(Output(number, None if everyone else positions, kids, partitions))
         return outputs
+
+    def _place(self, kid: Item) -> int:
+        """The partition that the edge's key gives to it."""
+        return kid.partition
 
     def _retained(self, outputs: list[Output]) -> None:
         for output in outputs:
@@ -233,66 +244,3 @@ class Worker:
     def _count_made(self, edge: int, n: int) -> None:
         self._made[edge] += n
         self._process.made(edge, self._made[edge])
-
-    # -- yields ----------------------------------------------------------------------------------
-
-    def _yielded(self, portion: Portion, position: int, item: Item) -> None:
-        task = self._core.open_task(portion, position)
-        self._yield(task, portion, position, item, 0, 1 << 30)
-        self._core.done(task)
-        if self._random.random() < 0.05:
-            self._too_late(task, portion, position)
-
-    def _yield(
-        self, task: Task, portion: Portion, position: int, item: Item, low: int, high: int
-    ) -> None:
-        """The yields of one input with ordinals in [low, high)."""
-        for number, kids in zip(self._numbers, item.kids, strict=True):
-            some = [(ordinal, kid) for ordinal, kid in kids if low <= ordinal < high]
-            if some:
-                ordinals, made = [o for o, _ in some], [kid for _, kid in some]
-                self._core.yielded(task, portion, position, number, ordinals, made)
-                self._count_made(number, len(made))
-
-    def _too_late(self, task: Task, portion: Portion, position: int) -> None:
-        """User code tries to emit for an input that has returned: it must be told no (I3)."""
-        if not self._numbers:
-            return
-        extra = Item(0, None, None, 1)
-        try:
-            self._core.yielded(task, portion, position, self._numbers[0], [1 << 20], [extra])
-        except ValueError:
-            self._process.world.count("emission after return refused")
-            return
-        raise Violation("I3", "an input that had returned took another output")
-
-    def _stream(self, now_s: float) -> None:
-        """One step of a generator whose outputs leave while it goes on."""
-        portion, task = self._portion, self._task
-        assert portion is not None, "a slice has a portion"
-        assert task is not None, "a generator that streams has a task"
-        item = portion.items[0]
-        low, high = self._step, self._step + STREAM_OUTPUTS
-        failure = self._failure(item, self._attempts()[0])
-        last = 1 + max((o for kids in item.kids for o, _ in kids), default=-1)
-        if failure is not None and high >= last // 2:
-            self._fail_stream(task, portion, failure)
-            self._over(now_s)
-            return
-        self._yield(task, portion, 0, item, low, high)
-        self._step = high
-        if high >= last:
-            self._core.done(task)
-            self._over(now_s)
-            return
-        self._process.world.count("streaming step")
-        self.due_s = float("inf")  # `begin` goes on as soon as there is room
-        if self._core.full():
-            self._process.world.count("generator suspended")
-
-    def _fail_stream(self, task: Task, portion: Portion, code: str) -> None:
-        if self._step:
-            self._process.world.count("failed after some outputs")
-            self._core.failed_open(task, code, "SimError", "it failed half-way")
-        else:
-            self._core.failed(portion, 0, code, "SimError", "it failed")

@@ -16,6 +16,9 @@ from random import Random
 from typing import Any
 
 from zflow.hashing import text_hash64
+from zflow.testing.disk import Disk
+from zflow.testing.effects import Effects
+from zflow.testing.ending import Ending
 from zflow.testing.faults import Nemesis
 from zflow.testing.invariants import Invariants, Violation
 from zflow.testing.items import Fate, grow
@@ -53,8 +56,27 @@ class Seat:
         self.process: Process | None = None
         self.zombies: list[Process] = []
         self.low = 0
+        self.gone = 0  # items that a source that cannot go back gave to earlier incarnations
         self.origin = text_hash64("origin", slot)
         self.crashes: deque[Crash] = deque(maxlen=REMEMBERED_CRASHES)
+        self._yielded = 0
+
+    def yielded(self, n: int) -> None:
+        """A source process has yielded `n` more."""
+        self._yielded += n
+
+    def born(self) -> bool:
+        """The next incarnation; True if it is an origin of its own, that begins behind the last."""
+        self.incarnation += 1
+        if self.stage.replayable:
+            return False
+        self.gone = self._yielded
+        self.origin = self.new_origin()
+        return True
+
+    def new_origin(self) -> int:
+        """The number of a birth."""
+        return text_hash64("origin", self.slot, str(self.incarnation))
 
     def zombie_of(self, incarnation: int) -> Process | None:
         """An old incarnation that still runs; connections to it still stand."""
@@ -62,14 +84,25 @@ class Seat:
 
 
 class World:
-    """See the module. topology: instead of a random one. trace: remember the last events."""
+    """See the module. topology: instead of a random one. trace: remember the last events.
 
-    def __init__(self, seed: int, *, trace: bool = False, topology: Topology | None = None) -> None:
+    synced: False makes commits that their owner hears of before they are on the disk: a world that
+    a power loss must break.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        trace: bool = False,
+        topology: Topology | None = None,
+        synced: bool = True,
+    ) -> None:
         self.seed = seed
         self.random = Random(seed)
         self.now_s = 0.0
         self.topology = topology or random_topology(self.random)
-        self.roots, self.items = grow(self.topology, self.random)
+        self.roots, self.items, self.finals = grow(self.topology, self.random)
         self.invariants = Invariants()
         self.frames: Counter[type[Frame]] = Counter()
         self.transitions: Counter[str] = Counter()
@@ -77,11 +110,32 @@ class World:
         self.seats = {
             slot: Seat(slot, stage) for stage in self.topology.stages for slot in stage.slots
         }
+        self.disks = self._new_disks(synced=synced)
+        self.effects = Effects(self.topology, self.items)
+        self.effects.rows.update(
+            (seat.origin, self.roots.get(slot, [])) for slot, seat in self.seats.items()
+        )
+        self.effects.rows.update((disk.origin, []) for disk in self.disks.values())
+        self.ending = Ending(self)
         self.nemesis = Nemesis(self)
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACED) if trace else None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._seq = 0
         self._done = False
+
+    def _new_disks(self, *, synced: bool) -> dict[tuple[int, int], Disk]:
+        flocked = self.random.random() < 0.5
+        return {
+            (stage.index, number): Disk(
+                stage, number, self.random.getrandbits(64), flocked=flocked, full=synced
+            )
+            for stage in self.topology.stages
+            for number in range(stage.partitions)
+        }
+
+    def seats_of(self, stage: Stage) -> list[Seat]:
+        """The seats of a stage's slots."""
+        return [self.seats[slot] for slot in stage.slots]
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -137,22 +191,19 @@ class World:
             self._spawn(seat)
         for seat in self.seats.values():
             self._connect(seat)
-            if seat.stage.kind == SOURCE:
+            if seat.stage.kind == SOURCE and seat.stage.replayable:
                 self._persist(seat)
+        self._look()
 
     def drain(self) -> None:
         """No more faults: everything must be done within `DRAIN_S` (I13)."""
         self.nemesis.heal()
-        self._look()
         self.advance(self.now_s + DRAIN_S)
         if not self._done:
             raise self._explained(Violation("I13", f"not drained: {self._open()}"))
 
     def _look(self) -> None:
-        processes = [seat.process for seat in self.seats.values()]
-        cores = [process.core for process in processes if process and process.alive]
-        ended = len(cores) == len(processes) and all(c.settled() and c.quiet() for c in cores)
-        if ended:
+        if self.ending.look() and self.nemesis.healed:
             self._finish()
         else:
             self.at(self.now_s + LOOK_S, self._look, ())
@@ -161,9 +212,10 @@ class World:
         return "; ".join(
             f"{process} {'settled' if process.core.settled() else 'open'}"
             f" {'quiet' if process.core.quiet() else 'awake'}"
+            f" {'ready' if process.worker.ready() else 'at work'}"
             for seat in self.seats.values()
             for process in [seat.process]
-            if process is not None and not (process.core.settled() and process.core.quiet())
+            if process is not None and not self.ending.over(process)
         )
 
     def _finish(self) -> None:
@@ -171,12 +223,13 @@ class World:
         for seat in self.seats.values():
             process = seat.process
             assert process is not None, "all processes run at the end"
-            roots = self.roots.get(seat.slot, [])
+            roots = process.roots
             if process.core.origin is not None and process.core.origin.low != len(roots):
                 raise Violation("I17", f"{process} ended at {process.core.origin.low}")
             process.core.finish()
             process.act(self.now_s)
             self.invariants.low_mark(roots, 0, len(roots))
+        self.effects.ended(self.disks.values(), self.items, self.invariants.dead)
         self.count("BYE, all links closed")
         self._done = True
 
@@ -200,8 +253,11 @@ class World:
     # -- supervisor ------------------------------------------------------------------------------
 
     def _spawn(self, seat: Seat) -> Process:
-        seat.incarnation += 1
+        birth = seat.born()
         process = seat.process = Process(self, seat.stage, seat)
+        if birth:
+            self.effects.rows[seat.origin] = process.roots
+            self.count("source born again" if process.incarnation > 1 else "source born")
         self.network.bound[seat.slot] = process
         return process
 
@@ -243,6 +299,19 @@ class World:
                 break
         self.network.faults["poison"] += 1
         self.kill(process, strikes=3, cause="exit code 1")
+
+    def lose_power(self) -> None:
+        """The machine stops: what was written and is not on a disk is gone."""
+        for seat in self.seats.values():
+            for process in [*seat.zombies, seat.process]:
+                if process is not None and process.alive:
+                    self.network.faults["killed process"] += 1
+                    self.kill(process, cause="power loss")
+        for disk in self.disks.values():
+            gone = disk.lose_power()
+            self.effects.gone(disk, gone)
+            if gone:
+                self.count("power loss took a commit back")
 
     def report(self, seat: Seat, crash: Crash) -> None:
         """Tell everybody upstream, soon; successors tell it in their WELCOME."""

@@ -1,0 +1,305 @@
+"""One simulated replica of a durable stage or of an exactly-once sink, on the disks of its world.
+
+Decides when user code applies what is fresh, and when a commit begins; `protocol.anchor` decides
+what is fresh and what may be acknowledged, `committer` what becomes of a commit on its way to the
+file. An item that fails is tried again in place, so that later units of its partition wait, and in
+the end it is a dead letter of this replica's own.
+"""
+
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
+
+from zflow.protocol.anchor import Dedupe, Partition
+from zflow.protocol.core import OriginSettings
+from zflow.protocol.inbox import Portion
+from zflow.protocol.keyed import owner_of
+from zflow.testing.committer import Committer
+from zflow.testing.disk import Disk, Written
+from zflow.testing.invariants import Violation
+from zflow.testing.items import Fate, Item
+from zflow.testing.topologies import DURABLE, EXACT
+from zflow.testing.worker import Worker
+from zflow.wire.run import Run, item_span
+
+if TYPE_CHECKING:
+    from zflow.testing.process import Process
+
+GROUP_S = 0.02  # what is applied within it is committed together
+LOCKED_S = 0.05  # between two looks at a file that somebody else holds
+UNDER_WAY = 2  # commits of one partition at once
+
+
+class Owned:
+    """A partition, its file, and what was applied since the last commit was taken."""
+
+    def __init__(self, disk: Disk, partition: Partition, fence: int) -> None:
+        self.disk = disk
+        self.partition = partition
+        self.fence = fence
+        self.items: list[Item] = []
+        self.timed = False  # a commit is planned
+
+
+class AnchorWorker(Worker):
+    """A worker whose stage commits."""
+
+    def __init__(self, process: "Process") -> None:
+        super().__init__(process)
+        slots = self._stage.slots
+        index = slots.index(process.slot)
+        self._disks = [
+            disk
+            for disk in process.world.disks.values()
+            if disk.stage is self._stage and owner_of(disk.number, len(slots)) == index
+        ]
+        self.owned: dict[int, Owned] = {}
+        self.committer = Committer(process)
+        self._acquired = False
+        self._work: Iterator[float] | None = None
+
+    # -- acquiring -------------------------------------------------------------------------------
+
+    def ready(self) -> bool:
+        """Everything that is its own is acquired, committed and, on a durable stage, finished."""
+        durable = self._stage.kind == DURABLE
+        return self._acquired and all(
+            not own.partition.dirty
+            and not own.partition.under_way
+            and (own.partition.done or not durable)
+            for own in self.owned.values()
+        )
+
+    @property
+    def committing(self) -> bool:
+        """A commit is under way."""
+        return self.committer.busy
+
+    def _acquire_all(self, now_s: float) -> None:
+        for disk in self._disks:
+            if disk.number in self.owned:
+                continue
+            if not disk.lock(self._process):
+                self._process.world.count("waited for a partition that somebody held")
+                self.due_s = now_s + LOCKED_S
+                return
+            self._acquire(disk, now_s)
+        self._acquired = True
+
+    def _acquire(self, disk: Disk, now_s: float) -> None:
+        """Load what the file says; nobody else may commit from now on."""
+        world = self._process.world
+        self._make_durable(disk)
+        contents = disk.contents
+        low, following = disk.mark()
+        dedupe = Dedupe(contents.watermarks, contents.records)
+        partition = Partition(disk.number, dedupe=dedupe, next_oseq=following, done=contents.done)
+        self.owned[disk.number] = Owned(disk, partition, disk.fence)
+        world.count("partition acquired after finish" if contents.done else "partition acquired")
+        if self._stage.kind != DURABLE:
+            return
+        settings = OriginSettings(origin=disk.origin, stage=self._stage.name, low=low)
+        origin = self._core.acquired(disk.number, settings)
+        rows = [row for oseq, row in sorted(contents.rows.items()) if oseq >= low]
+        if rows:
+            world.count("outbox sent again")
+            self._produce_at(origin, rows, now_s)
+
+    def _make_durable(self, disk: Disk) -> None:
+        """The raised fence is a commit of its own, and takes to the disk what lies before it.
+
+        Without that, a duplicate could be acknowledged of which the only trace is a commit that a
+        predecessor wrote and died before it was on the disk.
+        """
+        if disk.full:
+            self._process.world.effects.durable(disk.sync(len(disk.log)))
+
+    # -- slices ----------------------------------------------------------------------------------
+
+    def advance(self, now_s: float) -> None:
+        """Hear of commits first."""
+        for number, written in self.committer.heard():
+            self._stored(number, written, now_s)
+        super().advance(now_s)
+
+    def begin(self, now_s: float) -> None:
+        """Acquire before anything else; a sink's commits hold up its data thread."""
+        if self.due_s != float("inf") or not self._process.alive:
+            return
+        if not self._acquired:
+            self._acquire_all(now_s)
+        blocked = self._stage.kind == EXACT and self.committer.busy
+        if self._acquired and not blocked:
+            super().begin(now_s)
+
+    def _killing(self, portion: Portion) -> bool:
+        at = 0
+        for run in portion.runs:
+            items = portion.items[at : at + run.items]
+            at += run.items
+            if any(item.fate is Fate.POISON for item in items):
+                partition = self._own(run).partition
+                for begin, end in partition.dedupe.fresh(run):
+                    first, last = item_span([run], begin, end)
+                    if any(item.fate is Fate.POISON for item in items[first:last]):
+                        return True
+        return False
+
+    def _own(self, run: Run) -> Owned:
+        own = self.owned.get(run.partition)
+        if own is None:
+            raise Violation("I7", f"{self._process} got units of partition {run.partition}")
+        return own
+
+    def _go_on(self, now_s: float) -> None:
+        """The slice under way ends, or goes on with an item that waits for its next attempt."""
+        self.due_s = float("inf")
+        if self._portion is None:
+            return  # `begin` looks again at what it has to acquire
+        if self._kills:
+            self._process.poisoned(now_s)
+            return
+        if self._work is None:
+            self._work = self._apply(self._portion)
+        wait_s = next(self._work, None)
+        if wait_s is not None:
+            self.due_s = now_s + wait_s
+            return
+        self._work = None
+        self._over(now_s)
+        if self._stage.kind == EXACT:
+            for number in self.owned:
+                self._begin_commit(number)
+
+    def _apply(self, portion: Portion) -> Iterator[float]:
+        """All runs of a portion, one after the other; gives how long to wait for what."""
+        at = place = 0
+        for run in portion.runs:
+            own = self._own(run)
+            items = portion.items[place : place + run.items]
+            stretches = own.partition.dedupe.fresh(run)
+            for begin, end in stretches:
+                first, last = item_span([run], begin, end)
+                yield from self._apply_stretch(own, run, (begin, end), items[first:last])
+            self._owe(own, portion, at, run.n, fresh=bool(stretches))
+            at += run.n
+            place += run.items
+
+    def _apply_stretch(
+        self, own: Owned, run: Run, span: tuple[int, int], items: list[Item]
+    ) -> Iterator[float]:
+        good = items
+        if any(item.fate is not Fate.WELL for item in items):
+            good = []
+            for item in items:
+                if (yield from self._tried(item)):
+                    good.append(item)
+        stretch = run if span == (0, run.n) else run.cut(*span)
+        durable = self._stage.kind == DURABLE
+        own.partition.applied(stretch, [row for item in good for row in item.rows if durable])
+        own.items += good
+
+    def _tried(self, item: Item) -> Generator[float, None, bool]:
+        """Apply one item, as often as is declared; False if it is given up (I16)."""
+        assert item.edge is not None, "sources apply nothing"
+        settings, world = item.edge.settings, self._process.world
+        attempt = 0
+        while (code := self._failure(item, attempt)) is not None:
+            if code != "error" or attempt == settings.retries:
+                break
+            world.count("tried again in place")
+            yield settings.backoff_s * 2.0**attempt
+            attempt += 1
+        if code is None:
+            return True
+        if settings.on_error == "drop":
+            return False
+        yield self._process.disk_s * (0.5 + self._random.random())
+        self._bury(item)
+        return False
+
+    def _bury(self, item: Item) -> None:
+        """Its dead letter is committed."""
+        self._process.world.count("dead letter of an anchor")
+        self._process.world.invariants.given_up(item)
+
+    def _owe(self, own: Owned, portion: Portion, at: int, n: int, *, fresh: bool) -> None:
+        """These units of the portion are through here."""
+        if own.partition.owes(portion.link, portion.first + at, n):
+            if not fresh:
+                self._process.world.count("duplicate waited for a commit")
+        else:
+            self._process.world.count("duplicate acknowledged at once")
+            self._core.committed(portion.link, portion.first + at, n)
+        if self._stage.kind == DURABLE:
+            self._commit_soon(own)
+
+    # -- commits ---------------------------------------------------------------------------------
+
+    def _commit_soon(self, own: Owned) -> None:
+        if own.partition.dirty and not own.timed:
+            own.timed = True
+            world = self._process.world
+            wait_s = GROUP_S * self._random.random()
+            world.at(world.now_s + wait_s, self._group_over, (own,))
+
+    def _group_over(self, own: Owned) -> None:
+        """What was applied meanwhile is committed together."""
+        process = self._process
+        if not process.alive:
+            return
+        if process.world.now_s < process.paused_until_s:
+            process.world.at(process.paused_until_s, self._group_over, (own,))
+            return
+        own.timed = False
+        self._begin_commit(own.partition.number)
+
+    def _begin_commit(self, number: int) -> None:
+        own = self.owned[number]
+        if own.partition.dirty and len(own.partition.under_way) < UNDER_WAY:
+            self.committer.add(number, own.disk, self._take(own))
+
+    def _take(self, own: Owned) -> Written:
+        """What was applied since the last time, for the file."""
+        origin = self._core.partitions.get(own.partition.number)
+        low = origin.low if origin is not None else 0
+        commit = own.partition.take(self._core.inbox.watermarks, low)
+        if commit.watermarks:
+            self._process.world.count("records forgotten")
+        items, own.items = own.items, []
+        return Written(commit, items, own.fence)
+
+    def _stored(self, number: int, written: Written, now_s: float) -> None:
+        """A commit is durable: acknowledge its units, send its outputs."""
+        own = self.owned[number]
+        commit = own.partition.stored()
+        if commit is not written.commit:
+            raise Violation("I7", f"{own.disk}: commits are told out of order")
+        for link, first, n in commit.units:
+            self._core.committed(link, first, n)
+        self._send(own, written, now_s)
+        if self._stage.kind == DURABLE:
+            self._commit_soon(own)
+
+    def _send(self, own: Owned, written: Written, now_s: float) -> None:
+        """The outputs of a commit leave."""
+        commit = written.commit
+        if commit.outputs:
+            origin = self._core.partitions[own.partition.number]
+            if origin.next != commit.first:
+                raise Violation("I6", f"{own.disk}: sends {commit.first} as {origin.next}")
+            self._produce_at(origin, commit.outputs, now_s)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """All that will ever come has been applied: once per partition, the last outputs."""
+        world = self._process.world
+        for number, own in self.owned.items():
+            if not own.partition.done:
+                own.partition.finished(world.finals[self._stage.index, number])
+                self._commit_soon(own)
+                world.nemesis.finishes(self._process)
+
+    def died(self, now_s: float) -> None:
+        """What is being written may be in the file or not."""
+        self.committer.died()
