@@ -264,7 +264,11 @@ class DurableWorker:
 
     def _through(self, owned: Owned, work: Work, n: int) -> None:
         """The first `n` units need nothing more from user code."""
-        if n and not owned.logic.owes(work.link, work.first, n):
+        if n == 0:
+            return
+        if owned.logic.owes(work.link, work.first, n):
+            self._opened(owned)  # duplicates behind a commit under way: no other may follow
+        else:
             with self.bench.reactor.lock:
                 self.bench.reactor.core.committed(work.link, work.first, n)
 
