@@ -221,6 +221,10 @@ class Partition:
             units.append((owner, first, n))
         return True
 
+    def fired(self, outputs: list[Any]) -> None:
+        """A timer has made these outputs."""
+        self._open.outputs += outputs
+
     def finished(self, outputs: list[Any]) -> None:
         """`finish` has run and made these outputs; it never runs again once this is stored."""
         self._open.outputs += outputs

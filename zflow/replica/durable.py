@@ -5,6 +5,7 @@ place, later units of its partition wait, those of others do not. What is a dupl
 unit may be acknowledged is decided in `protocol.anchor`.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from types import GeneratorType
@@ -14,12 +15,14 @@ from zflow.errors import StageError, Unavailable
 from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
+from zflow.replica.alarms import Alarms
 from zflow.replica.committer import Committer
 from zflow.replica.emit import WhenError
 from zflow.replica.partitions import Owned, Partitions, pack_outputs
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
 from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
+from zflow.windowing.calls import Failed
 from zflow.wire.codec import load_item, pack
 from zflow.wire.run import Run, item_span
 
@@ -100,6 +103,7 @@ class DurableWorker:
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
+        self._alarms = Alarms(bench, instance, partitions, options, self._opened)
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -122,6 +126,7 @@ class DurableWorker:
             ended_ns = bench.clock.now_ns()
             self._account(portion, now_ns, ended_ns)
             now_ns = ended_ns
+        worked |= self._alarms.fire()
         if self.concluding and not worked:
             worked = self._conclude(now_ns)
         self._commit_due(now_ns, idle=not worked)
@@ -250,10 +255,12 @@ class DurableWorker:
             self._uncommitted += position - begin
             self._applied += position - begin
             self.bench.counters.processed += position - begin
+            self.bench.counters.late = self.bench.context.late
             self._opened(owned)
         return position
 
     def _call_one(self, item: Any, made: list[Any]) -> None:
+        self.bench.context.item = item
         result = self._call(item)
         if self._yields:
             made.extend(output for output in result if output is not None)
@@ -343,7 +350,7 @@ class DurableWorker:
             due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
         if self.concluding and self._finish_due_s:
             due_s = min(due_s, self._finish_due_s)
-        return due_s
+        return min(due_s, self._alarms.due_s())
 
     # -- commits -----------------------------------------------------------------------------
 
@@ -396,6 +403,7 @@ class DurableWorker:
             ],
             watermarks=commit.watermarks,
             state=owned.state.take(),
+            timers=owned.state.timers.take(),
             outbox=outbox,
             outbox_low=commit.low,
             next_oseq=owned.logic.next,
@@ -426,6 +434,9 @@ class DurableWorker:
         """Outputs that are committed go on their way, around those that no edge takes."""
         bench = self.bench
         core = bench.reactor.core
+        if Failed in set(map(type, items)):
+            self._produce_failed(owned, items)
+            return
         try:
             outputs = bench.emitter.route(items)
         except WhenError as error:
@@ -440,6 +451,18 @@ class DurableWorker:
         with bench.reactor.lock:
             core.produced_at(owned.origin, outputs, len(items), bench.clock.now_ns(), None)
             bench.reactor.flush()
+
+    def _produce_failed(self, owned: Owned, items: list[Any]) -> None:
+        """Outputs among which are windows that were given up."""
+        for is_failed, some in itertools.groupby(items, lambda item: type(item) is Failed):
+            if not is_failed:
+                self.produce(owned, list(some))
+                continue
+            with self.bench.reactor.lock:
+                for lost in some:
+                    why = ("error", lost.error_class, lost.error)
+                    self.bench.reactor.core.produced_bad(*why, None, owned.origin, [lost.item])
+                self.bench.reactor.perform()
 
     # -- the end -----------------------------------------------------------------------------
 
