@@ -43,7 +43,7 @@ class Keying:
     """
 
     _REMEMBERED = 65_536
-    _COUNTED = 4096  # keys at once; the rarer half makes room for new ones
+    _COUNTED = 4096  # keys at once; the rarer ones make room for new ones
 
     def __init__(self, key: Callable[[Any], Any] | None, partitions: int) -> None:
         self._key = key
@@ -67,16 +67,19 @@ class Keying:
         self.items += len(keys)
         self._counts.update(keys)
         if len(self._counts) > self._COUNTED:
-            self._counts = Counter(dict(self._ranked()[: self._COUNTED // 2]))
+            self._make_room()
         return found
 
     def _partitions_of(self, keys: list[Any]) -> list[int]:
-        kind, *others = set(map(type, keys)) or {_NONE}
-        if not others and kind in _PLAIN_KEYS:
-            found = list(map(self._known_of(kind).get, keys))
-            if None not in found:
-                return cast("list[int]", found)
-        return list(map(self._partition_of, keys))
+        kinds = set(map(type, keys))
+        if len(kinds) != 1 or not kinds <= _PLAIN_KEYS:
+            return list(map(self._partition_of, keys))
+        found = list(map(self._known_of(kinds.pop()).get, keys))
+        if None in found:
+            for place, key in enumerate(keys):
+                if found[place] is None:
+                    found[place] = self._partition_of(key)
+        return cast("list[int]", found)
 
     def _known_of(self, kind: type) -> dict[Any, int]:
         """By type: Decimal(1) is equal to 1, and no key, whatever was seen before it."""
@@ -96,6 +99,11 @@ class Keying:
                 known.clear()
             found = known[key] = stable_hash(key) % self._partitions
         return found
+
+    def _make_room(self) -> None:
+        # Numbers are sorted far faster than pairs; who came as rarely as the middle one goes too.
+        middle = sorted(self._counts.values())[len(self._counts) - self._COUNTED // 2]
+        self._counts = Counter({key: n for key, n in self._counts.items() if n > middle})
 
     def _ranked(self) -> list[tuple[Any, int]]:
         return sorted(self._counts.items(), key=itemgetter(1), reverse=True)
