@@ -226,17 +226,20 @@ class DurableWorker:
         outputs: list[bytes] = []
         position = begin
         at = item_span([run], 0, begin)[1]
+        counts = run.counts
+        here, portion, first = self.bench.context.at, work.portion, work.position
         try:
             for position in range(begin, end):
-                self.bench.context.at(work.portion, work.position + position)
-                count = 1 if run.counts is None else run.counts[position]
+                here(portion, first + position)
                 made: list[Any] = []
-                for self._at in range(at, at + count):
-                    if count > 1 and run.n == 1:
-                        self.bench.black_box.at(self._at - at)
-                    if self._at not in work.dead:
-                        self._call_one(items[self._at], made)
-                packed = list(map(pack, made))  # before its changes are kept: it may fail
+                if counts is None and not work.dead:  # nearly always
+                    count, self._at = 1, at
+                    self._call_one(items[at], made)
+                else:
+                    count = 1 if counts is None else counts[position]
+                    self._call_each(work, at, count, made)
+                # Before its changes are kept: it may fail.
+                packed = list(map(pack, made)) if made else made
                 state.seal()
                 outputs += packed
                 at += count
@@ -253,13 +256,23 @@ class DurableWorker:
             self._opened(owned)
         return position
 
+    def _call_each(self, work: Work, at: int, count: int, made: list[Any]) -> None:
+        """User code for the items of one unit, less those that were given up."""
+        for self._at in range(at, at + count):
+            if count > 1 and work.run.n == 1:
+                self.bench.black_box.at(self._at - at)
+            if self._at not in work.dead:
+                self._call_one(work.items[self._at], made)
+
     def _call_one(self, item: Any, made: list[Any]) -> None:
         result = self._call(item)
+        if result is None:
+            return
         if self._yields:
             made.extend(output for output in result if output is not None)
         elif isinstance(result, GeneratorType):
             raise StageError("the method returned a generator object; write `yield from`")
-        elif result is not None:
+        else:
             made.append(result)
 
     def _through(self, owned: Owned, work: Work, n: int) -> None:
