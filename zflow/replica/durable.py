@@ -25,7 +25,9 @@ from zflow.wire.run import Run, item_span
 
 _LOG = logging.getLogger("zflow.durable")
 GROUP_NS = 20_000_000  # a round waits that long for company, and not at all in an idle stage
-GROUP_UNITS = 1000
+MAX_GROUP_NS = 200_000_000  # longer than GROUP_NS only where rounds take long, see `_is_time`
+GROUP_UNITS = 1000  # of each partition in a round, on average: then it does not wait
+PORTION_UNITS = 1000  # taken at once, however fast they are
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
 OPEN_AGAIN_S = 0.5
@@ -91,6 +93,8 @@ class DurableWorker:
         self._open: dict[int, Owned] = {}  # with something to commit
         self._opened_ns = 0  # when the first of it was applied
         self._round: list[Owned] = []  # under way
+        self._round_began_ns = 0
+        self._round_ns = 0  # how long the last one took
         self._uncommitted = 0
         self._applied = 0  # of these, since the last round began
         self._unopened: dict[int, list[Work]] = {}  # for partitions that cannot be opened now
@@ -138,7 +142,7 @@ class DurableWorker:
                 return None
             service_s = core.inbox.window.service_s
             units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
-            portion = core.take(parcel, max(1, min(units, GROUP_UNITS)), now_ns / 1e9)
+            portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
@@ -375,13 +379,24 @@ class DurableWorker:
             for owned in self.partitions.all():
                 if owned.origin.low > owned.low:
                     self._open[owned.number] = owned
-        aged = now_ns - self._opened_ns >= GROUP_NS
-        if self._open and (idle or aged or self._applied >= GROUP_UNITS):
+        if self._open and (idle or self._is_time(now_ns)):
+            self._round_began_ns = now_ns
             self._round = list(self._open.values())
             self._open.clear()
             self._applied = 0
             for owned in self._round:
                 self._submit(owned)
+
+    def _is_time(self, now_ns: int) -> bool:
+        """A busy stage begins a round: something is GROUP_NS old, or there is much.
+
+        A round costs a commit in every open partition, about the same for one unit as for many.
+        So it is under way for half of the time at most: on a slow disk, and in stages with many
+        partitions, rounds are fewer and larger.
+        """
+        wait_ns = max(GROUP_NS, min(MAX_GROUP_NS, 2 * self._round_ns))
+        aged = now_ns - self._opened_ns >= wait_ns
+        return aged or self._applied >= GROUP_UNITS * len(self._open)
 
     def _submit(self, owned: Owned) -> None:
         """Everything that is open, to the disk in one transaction."""
@@ -417,6 +432,7 @@ class DurableWorker:
         if not self._round or len(self._committer.done) < len(self._round):
             return
         self._committer.done.clear()
+        self._round_ns = self.bench.clock.now_ns() - self._round_began_ns
         finished, self._round = self._round, []
         for owned in finished:
             commit = owned.logic.stored()
