@@ -78,7 +78,7 @@ def test_what_is_shown_for_dead_letters_are_commands(command, tmp_path, monkeypa
     assert done.stderr.startswith(".zflow: there are no runs in "), done.stderr
 
 
-@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/setup", "scripts/check", ".ci/run", ".ci/packages"])
 def test_the_scripts_are_executable_and_parse(name):
     assert os.access(ROOT / name, os.X_OK)
     run(["bash", "-n", name], cwd=ROOT)

@@ -29,6 +29,10 @@ class Stuck(Exception):
     """Something did not happen in time."""
 
 
+class Missing(Exception):
+    """A campaign needs what this machine has not: a program, or the right to use it."""
+
+
 def wait_until(predicate: Callable[[], object], within_s: float, what: str) -> None:
     """Poll; raises Stuck."""
     deadline_s = time.monotonic() + within_s
@@ -140,13 +144,17 @@ class Run:
         replicas: Sequence[str] = (),
         *,
         resume: bool = False,
-        file: Path = TOPOLOGIES,
+        state: Path | None = None,
+        topologies: Path = TOPOLOGIES,
+        before: Sequence[str] = (),
     ) -> None:
         self.site = site
-        target = f"{file}:{topology}"
-        command = [sys.executable, "-m", "zflow", "run", target, "--json"]
+        target = f"{topologies}:{topology}"
+        command = [*before, sys.executable, "-m", "zflow", "run", target, "--json"]
         if resume:
             command += ["--resume", "last"]
+        if state is not None:
+            command += ["--state", str(state)]
         for parameter in parameters:
             command += ["-p", parameter]
         for count in replicas:

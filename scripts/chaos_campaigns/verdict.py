@@ -1,9 +1,10 @@
 """What became of the items: lost, duplicated, unexpected; and whether a campaign's bar holds.
 
-Decides only; starts nothing and reads no file.
+Decides only; starts nothing and reads no file. Of the environment it reads whether this is CI.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import os
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 SHOWN_LOST = 5
@@ -17,7 +18,7 @@ class Count:
     lost: int
     duplicated: int
     unexpected: int
-    shown: tuple[int, ...] = ()
+    shown: tuple[Hashable, ...] = ()
 
     def __add__(self, other: "Count") -> "Count":
         return Count(
@@ -32,7 +33,7 @@ class Count:
 NOTHING = Count(expected=0, lost=0, duplicated=0, unexpected=0)
 
 
-def count(expected: Collection[int], recorded: Collection[int]) -> Count:
+def count(expected: Collection[Hashable], recorded: Collection[Hashable]) -> Count:
     """expected: a range or a set, so that looking up is cheap."""
     unique = set(recorded)
     found = sum(1 for number in unique if number in expected)
@@ -67,11 +68,18 @@ class Verdict:
     dead: int = 0
     facts: dict[str, object] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    skipped: str = ""
 
     def need(self, holds: object, sentence: str) -> None:
         """A bar of this campaign."""
         if not holds:
             self.broken.append(sentence)
+
+    def skip(self, reason: str) -> "Verdict":
+        """Something is not there that the campaign needs; CI has to have it."""
+        self.skipped = reason
+        self.need(os.environ.get("CI") != "true", f"skipped: {reason}")
+        return self
 
     def nothing_lost(self) -> None:
         """The bar that every campaign has."""
@@ -101,6 +109,7 @@ class Verdict:
             "faults": self.faults,
             "facts": self.facts,
             "broken": self.broken,
+            "skipped": self.skipped,
         }
 
 

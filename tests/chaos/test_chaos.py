@@ -12,16 +12,6 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def chaos(monkeypatch):
-    """The modules of the campaigns, by name, as `scripts/chaos` finds them."""
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    from chaos_campaigns import campaign, ends, kills, poison, process, slow, verdict
-
-    modules = (campaign, ends, kills, poison, process, slow, verdict)
-    return {module.__name__.rpartition(".")[2]: module for module in modules}
-
-
-@pytest.fixture
 def verdict(chaos):
     return chaos["verdict"]
 
@@ -96,9 +86,9 @@ def test_half_a_record_at_the_end_of_a_dead_sinks_file_was_never_acknowledged(ch
 
 
 def test_every_campaign_has_a_twin_whose_patch_is_python(chaos):
-    groups = [chaos[name].CAMPAIGNS for name in ("kills", "slow", "poison", "ends")]
+    groups = [module.CAMPAIGNS for module in chaos.values() if hasattr(module, "CAMPAIGNS")]
     campaigns = [campaign for group in groups for campaign in group]
-    assert len({campaign.name for campaign in campaigns}) == len(campaigns) >= 10
+    assert len({campaign.name for campaign in campaigns}) == len(campaigns) >= 19
     for campaign in campaigns:
         compile(campaign.twin.patch, campaign.name, "exec")
         assert campaign.twin.breaks

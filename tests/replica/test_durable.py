@@ -184,6 +184,31 @@ def test_a_unit_that_comes_again_is_acknowledged_and_changes_nothing(durable):
     assert one.bench.acked() == [0, 1, 2, 3]
 
 
+def test_a_unit_that_comes_again_during_a_commit_is_acknowledged_although_nothing_follows(
+    durable, monkeypatch
+):
+    may_commit = threading.Event()
+    commit = PartitionFile.commit
+
+    def wait(self, batch):
+        assert may_commit.wait(WITHIN_S)
+        commit(self, batch)
+
+    monkeypatch.setattr(PartitionFile, "commit", wait)
+    one = durable()
+    one.feed([("a", 1)])
+    while not one.worker._round:
+        one.worker.slice()
+    one.feed([("a", 1)], first=0)
+    one.worker.slice()
+    one.bench.turn()
+    assert one.bench.acked() == []
+    may_commit.set()
+    one.work()
+    assert one.bench.acked() == [0, 1]
+    assert one.state() == {"a": 1}
+
+
 def test_a_successor_knows_what_its_predecessor_has_applied_and_sends_what_was_not_settled(durable):
     one = durable()
     one.feed([("a", 1), ("a", 2)])

@@ -9,6 +9,7 @@ import pytest
 from zflow.clock import Clock
 from zflow.replica.keeper import Keeper
 from zflow.state.deadletter import DeadLetter, read_dead_letters
+from zflow.state.positions import Mark, PositionFile
 
 LETTER = DeadLetter(
     origin="a",
@@ -62,3 +63,21 @@ def test_a_store_that_cannot_be_used_keeps_its_letters_waiting(
     keeper.close()
     assert list(keeper.done) == [7]
     assert [stored.letter for stored in read_dead_letters(tmp_path)] == [LETTER]
+
+
+@pytest.mark.slow
+def test_a_position_that_cannot_be_stored_is_told_with_its_own_folder(
+    tmp_path, wait_until, warnings
+):
+    (tmp_path / "positions").mkdir()
+    position = PositionFile(tmp_path / "positions" / "read-0.sqlite")
+    position._db.execute("PRAGMA max_page_count=1")
+    keeper = Keeper(tmp_path / "dead" / "read-0.dead.sqlite", position, Clock(), lambda: None)
+    large = Mark(end=1, checksum=1, place=b"x" * 100_000)
+    keeper.store_position(1, ended=False, mark=large)
+    wait_until(warnings, SOON_S)
+    assert warnings()[0].startswith(f"cannot write to {position.path.parent}: {position.path}: ")
+    position._db.execute("PRAGMA max_page_count=1000")
+    wait_until(keeper.idle, SOON_S)
+    assert keeper.stored_low == 1
+    keeper.close()

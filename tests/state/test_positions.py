@@ -75,3 +75,13 @@ def test_a_disk_that_refuses_is_told_and_changes_nothing(position, path):
     with pytest.raises(Unavailable, match="no such table"):
         position.store(6, ended=False, mark=None)
     blocker.close()
+
+
+def test_opening_it_again_writes_nothing_so_that_a_source_can_start_on_a_full_disk(position, path):
+    position.store(5, ended=False, mark=None)
+    wal = path.with_name(path.name + "-wal")
+    before = wal.read_bytes()
+    again = PositionFile(path)
+    assert again.load().low == 5
+    assert wal.read_bytes() == before
+    again.close()

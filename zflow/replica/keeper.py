@@ -36,7 +36,7 @@ class Keeper:
     ) -> None:
         self.done: deque[int] = deque()
         self.stored_low = position.load().low if position else 0
-        self._dead_path = dead_path
+        self._dead_path = self._writing = dead_path  # what is being written, for the alarm
         self._store: DeadLetterStore | None = None
         self._position = position
         self._repeating = Repeating(_LOG, clock)
@@ -81,7 +81,7 @@ class Keeper:
             except Unavailable as error:
                 self._repeating.warning(
                     "cannot write to %s: %s; nothing is lost, the stage waits and tries again",
-                    self._dead_path.parent,
+                    self._writing.parent,
                     error,
                 )
                 if self._closing:
@@ -94,6 +94,7 @@ class Keeper:
     def _commit(self) -> None:
         batch = [self._letters[k] for k in range(min(len(self._letters), MAX_LETTERS_PER_COMMIT))]
         if batch:
+            self._writing = self._dead_path
             if self._store is None:
                 self._store = DeadLetterStore(self._dead_path)
             self._store.bury([letter for _, letters in batch for letter in letters])
@@ -103,6 +104,7 @@ class Keeper:
         row = self._row
         if row is not None and self._position is not None:
             low, ended, mark = row
+            self._writing = self._position.path
             self._position.store(low, ended=ended, mark=mark)
             self.stored_low = low
             if self._row is row:

@@ -48,6 +48,7 @@ class PositionFile:
     """One slot's position. Every method blocks for a disk write or read."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
@@ -55,11 +56,19 @@ class PositionFile:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
             raise ValueError(f"{path} has schema {version}; this zflow reads {SCHEMA_VERSION}")
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        if version == 0:
+            self._make()
+
+    def _make(self) -> None:
+        """Only in a new file: a source that starts again writes nothing, or it could not while
+        the disk is full."""
+        self._db.execute("BEGIN IMMEDIATE")
         self._db.execute(_SCHEMA)
         self._db.execute(
             "INSERT OR IGNORE INTO position VALUES (1, ?, 0, 0, 0, 0, NULL)", (new_birth(),)
         )
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._db.execute("COMMIT")
 
     def load(self) -> Position:
         """The stored position; a new file begins at 0 with a birth of its own."""
@@ -81,7 +90,7 @@ class PositionFile:
                 {"low": low, "ended": ended, **newer},
             )
         except sqlite3.Error as error:
-            raise Unavailable(str(error)) from error
+            raise Unavailable(f"{self.path}: {error}") from error
 
     def close(self) -> None:
         """Close the file."""
