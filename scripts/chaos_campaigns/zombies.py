@@ -27,6 +27,7 @@ REFUSALS = {
 }
 ENDS_WITHIN_S = 2.0  # one that has nothing to write never learns that it was replaced
 PARTITIONS = 64
+QUEUES_S = 0.5  # what comes meanwhile waits for the stopped process, and is its work when it wakes
 
 
 def stop_busy(run: Run, stage: str, *, beyond: int) -> Replica:
@@ -132,9 +133,9 @@ def play_fenced(job: Job) -> Verdict:
     site.open_gate(gates[0])
     seen: Counter[str] = Counter()
     for k, gate in enumerate(gates):
-        stage = STAGES[k % len(STAGES)]
+        zombie = stop_busy(run, STAGES[k % len(STAGES)], beyond=gates[k - 1] + 1 if k else 1)
         site.open_gate(gate + n // (stops + 1))
-        zombie = stop_busy(run, stage, beyond=gates[k - 1] + 1 if k else 1)
+        time.sleep(QUEUES_S)
         seen["worked beside"] += replace(run, zombie, within_s=job.size["least_s"])
         time.sleep(job.dice.uniform(0, job.size["most_s"] - job.size["least_s"]))
         zombie.signal(signal.SIGCONT)
