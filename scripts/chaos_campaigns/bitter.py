@@ -6,7 +6,6 @@ Each item carries its number within its key, and the stage gives it with the num
 reference knows that number for every item, so one that was overtaken shows, whatever died.
 """
 
-import random
 from collections.abc import Iterator
 
 import chaos_durable as user
@@ -49,7 +48,7 @@ def play_bitter(job: Job) -> Verdict:
     site = job.site()
     given = [f"{SOURCE}.poison={bool(job.size['poison'])}"]
     run = exact.start(site, n, "ordered", source=SOURCE, parameters=given)
-    killer = PatientKiller(run, random.Random(job.dice.random()))
+    killer = PatientKiller(run, job.dice)
     for gate in exact.rounds(n, kills):
         site.open_gate(gate)
         victim = killer.victim(STAGE)

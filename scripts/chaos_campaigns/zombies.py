@@ -8,8 +8,8 @@ process is taken for dead without being killed, so that it works on beside its s
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from chaos_campaigns import exact
 from chaos_campaigns.campaign import Campaign, Job, Twin
@@ -80,7 +80,7 @@ def play_locked(job: Job) -> Verdict:
     return verdict
 
 
-def partition_refused(folder: "exact.Path", owner: Replica) -> bool:
+def partition_refused(folder: Path, owner: Replica) -> bool:
     """Whether somebody else can acquire a partition of a living owner."""
     index = int(owner.slot.rpartition("/")[2])
     path = next(p for p in exact.partition_files(folder) if int(p.stem) % 2 == index)
@@ -173,18 +173,18 @@ def replace(run: Run, zombie: Replica, within_s: float) -> bool:
 def has_ended(zombie: Replica) -> bool:
     """Whether it ends by itself soon; it is killed otherwise."""
     with suppress(Stuck):
-        wait_until(lambda: zombie.slot not in living(zombie), ENDS_WITHIN_S, "")
+        wait_until(lambda: not lives(zombie), ENDS_WITHIN_S, "")
         return True
     zombie.signal(signal.SIGKILL)
     return False
 
 
-def living(zombie: Replica) -> Iterator[str]:
-    """Its slot if the process still runs."""
+def lives(zombie: Replica) -> bool:
+    """Whether the process still runs; nobody waits for it once it was taken for dead."""
     with suppress(OSError):
-        stat = (exact.Path("/proc") / str(zombie.pid) / "stat").read_text()
-        if stat.rpartition(")")[2].split()[0] != "Z":
-            yield zombie.slot
+        stat = (Path("/proc") / str(zombie.pid) / "stat").read_text()
+        return stat.rpartition(")")[2].split()[0] != "Z"
+    return False
 
 
 def refusals(run: Run) -> Counter[str]:
