@@ -125,7 +125,7 @@ FAILING = """
         while not os.path.exists("stop"):
             time.sleep(0.02)
 
-    @stage(retries=2, backoff_s=0.01)
+    @stage(retries=2, backoff_s=0.01, on_error="dead_letter")
     class Remind(DurableStage):
         def process(self, key):
             self.timers[key] = 0
@@ -161,6 +161,11 @@ def test_a_timer_that_fails_is_tried_again_and_then_a_dead_letter(shop, wait_unt
     shown = shop.zflow("dead", "show", letter["id"]).out
     assert "not this time" in shown
     assert "'timer': 1" in shown
+
+
+def test_a_timer_that_fails_ends_the_run_where_that_is_declared(shop):
+    done = shop.run(FAILING.replace('"dead_letter"', '"fail"'), code=1)
+    assert "not this time" in done.err
 
 
 IDLE = """

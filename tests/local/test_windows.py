@@ -261,3 +261,49 @@ def test_a_window_whose_function_never_works_is_one_dead_letter_and_costs_no_oth
     shown = shop.zflow("dead", "show", letter["id"])
     assert "this one never works" in shown.out
     assert "Window(start=50, end=60)" in shown.out
+
+
+TOGETHER = """
+    from zflow import DurableStage, tumbling, window
+
+    @source
+    def lines(n: int = 200):
+        for k in range(n):
+            yield " ".join(f"{letter}{k}" for letter in "abcde")
+
+    @stage
+    def words(line):
+        yield from line.split()
+
+    def letter(word):
+        return word[0]
+
+    @window(tumbling(count=50), replicas=2)
+    def fifty(key, window, words):
+        return key, window.start, len(words), {word[0] for word in words} == {key}
+
+    @stage(replicas=2)
+    class Keyed(DurableStage):
+        def process(self, word):
+            self.state[word[0]] = self.state.get(word[0], True) and self.context.key == word[0]
+
+        def finish(self):
+            for key, right in self.state.items():
+                yield key, self.context.edges[0], -1, right
+
+    @sink
+    def show(row):
+        print(*row)
+
+    flow = Topology("together")
+    flow.connect(lines, words)
+    for keyed in (fifty, Keyed):
+        flow.connect(words, keyed, key=letter)
+        flow.connect(keyed, show)
+"""
+
+
+def test_each_of_the_items_that_came_together_has_its_own_key(shop):
+    done = shop.run(TOGETHER)
+    windows = [f"{letter} {start} 50 True" for letter in "abcde" for start in (0, 50, 100, 150)]
+    assert done.lines == sorted([*windows, *(f"{key} words->Keyed -1 True" for key in "abcde")])

@@ -1,6 +1,8 @@
 """topologies/sessions.py: every visit of the log, once, whatever is killed meanwhile."""
 
 import sqlite3
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -8,7 +10,9 @@ import pytest
 
 from zflow import Window
 
-LOG = Path(__file__).parents[2] / "topologies" / "data" / "access.log"
+ROOT = Path(__file__).parents[2]
+LOG = ROOT / "topologies" / "data" / "access.log"
+SCRIPT = ROOT / "scripts" / "make_access_log"
 MOST_BYTES = 300_000
 
 
@@ -112,3 +116,15 @@ def test_every_visit_is_stored_once_after_kills(
         )
     going.end()
     assert stored(tmp_path) == visits_of(sessions, long_log)
+
+
+@pytest.mark.slow
+def test_the_script_that_made_the_log_makes_another_of_the_same_kind(sessions, tmp_path):
+    log = tmp_path / "access.log"
+    arguments = [log, "--seconds", "2", "--visitors", "40"]
+    subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], check=True, timeout=60)
+    lines = log.read_text().splitlines()
+    requests = list(sessions.requests(str(log)))
+    assert len(requests) == len(lines) > 10
+    assert {request.status for request in requests} <= {200, 404}
+    assert all(request.host.startswith("127.0.1.") for request in requests)

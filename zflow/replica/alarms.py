@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any
 
+from zflow.protocol.actions import Fail
 from zflow.replica.partitions import Owned, Partitions
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
@@ -27,12 +28,15 @@ class Alarms:
         bench: Bench,
         instance: Any,
         partitions: Partitions,
-        options: StageOptions,
         opened: Callable[[Owned], None],
+        *,
+        stage: str,
+        options: StageOptions,
     ) -> None:
         self._bench = bench
         self._instance = instance
         self._partitions = partitions
+        self._stage = stage
         self._options = options
         self._opened = opened
         self._call = getattr(instance, "on_timer", None)
@@ -93,7 +97,7 @@ class Alarms:
             owned.state.seal()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's method
             owned.state.undo()
-            if self._tries_again(owned, error):
+            if self._waits(owned, error):
                 return
             outputs = self._given_up(owned, key, error)
         self._failing.pop(owned.number, None)
@@ -107,16 +111,22 @@ class Alarms:
             return [output for output in result if output is not None]
         return [] if result is None else [result]
 
-    def _tries_again(self, owned: Owned, error: BaseException) -> bool:
+    def _waits(self, owned: Owned, error: BaseException) -> bool:
+        """True if it stays as it is: for another try, or because the run fails of it."""
         self._bench.counters.errors += 1
-        options = self._options
+        options, reactor = self._options, self._bench.reactor
         failures, _ = self._failing.get(owned.number, (0, 0.0))
-        forever = options.on_error == "fail"
-        if not forever and not (isinstance(error, options.retry_on) and failures < options.retries):
-            return False
-        wait_s = min(MAX_BACKOFF_S, options.backoff_s * 2.0 ** min(failures, 16))
-        self._failing[owned.number] = (failures + 1, self._bench.clock.wall_s() + wait_s)
-        return True
+        if isinstance(error, options.retry_on) and failures < options.retries:
+            wait_s = min(MAX_BACKOFF_S, options.backoff_s * 2.0**failures)
+            self._failing[owned.number] = (failures + 1, self._bench.clock.wall_s() + wait_s)
+            return True
+        if options.on_error == "fail":
+            self._failing[owned.number] = (failures, NEVER_S)
+            with reactor.lock:
+                reactor.core.actions.append(Fail(self._stage, *describe(error)))
+                reactor.perform()
+            return True
+        return False
 
     def _given_up(self, owned: Owned, key: Any, error: BaseException) -> list[bytes]:
         del owned.state.timers[key]

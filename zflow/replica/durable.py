@@ -107,7 +107,9 @@ class DurableWorker:
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
-        self._alarms = Alarms(bench, instance, partitions, options, self._opened)
+        self._alarms = Alarms(
+            bench, instance, partitions, self._opened, stage=stage, options=options
+        )
 
     # -- one slice ---------------------------------------------------------------------------
 
