@@ -56,5 +56,5 @@ def print_table(name: str, summary: dict[str, dict], base: str) -> None:
     for system, found in summary.items():
         ratios = found.get(f"ratio_to_{base}", {})
         for key, value in found["median"].items():
-            against = f"{ratios[key]:9.3f} x {base}" if key in ratios else ""
+            against = f"{ratios[key]:9.3g} x {base}" if key in ratios else ""
             print(f"  {system:{width}} {key:26} {value:14,.2f}{against}")

@@ -1,7 +1,9 @@
-"""kill -9 around keyed state on disk: any replica (D1), everything (D2), the source between an
-acknowledgement and its stored position (C20). The sink's rows and the state must be exact."""
+"""kill -9 around keyed state on disk, after which the sink's rows and the state must be exact.
 
-import random
+Of any replica (D1), of everything (D2), of the source between an acknowledgement and its stored
+position (C20).
+"""
+
 import signal
 import time
 
@@ -21,10 +23,6 @@ TRICKLE_PER_S = 1000  # items
 
 class PatientKiller(Killer):
     """Kills only processes that have worked, and not at once."""
-
-    def __init__(self, run: Run, dice: random.Random) -> None:
-        super().__init__(run, dice)
-        self._began_s = time.time()
 
     def _ready(self, stage: str) -> list[Replica]:
         return [

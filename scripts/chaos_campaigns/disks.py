@@ -20,7 +20,8 @@ from chaos_campaigns.verdict import Verdict
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.reader import read_partition
 
-SIZE_MIB = {"partitions": 256, "dead": 16, "positions": 8, "table": 64}
+# SQLite keeps up to 4 MiB beside each of the 64 partition files.
+SIZE_MIB = {"partitions": 640, "dead": 16, "positions": 8, "table": 64}
 ALARM_WITHIN_S = GOES_ON_WITHIN_S = 5.0
 LOOK_S = 0.5  # how long a disk stays full before its run is examined
 CHUNK, PAGE = bytes(1 << 20), bytes(4096)

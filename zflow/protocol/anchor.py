@@ -42,7 +42,7 @@ class Applied:
     def goes_on_with(self, other: "Applied") -> bool:
         """True if the other one has the same name, and all its numbers lie above these."""
         return (
-            self.ranges[-1][1] < other.ranges[0][0]
+            self.ranges[-1][1] <= other.ranges[0][0]
             and self.fixed == other.fixed
             and self.path == other.path
             and self.axis == other.axis
@@ -170,6 +170,16 @@ def _stretches(numbers: Iterable[int]) -> list[Range]:
     return found
 
 
+def _join(ranges: list[Range], higher: list[Range]) -> None:
+    """Append ranges that lie above; two that touch become one."""
+    (begin, end), (next_begin, next_end) = ranges[-1], higher[0]
+    if end == next_begin:
+        ranges[-1] = (begin, next_end)
+        ranges += higher[1:]
+    else:
+        ranges += higher
+
+
 @dataclass(slots=True)
 class Commit:
     """What one transaction stores of a partition. first: oseq of its first output.
@@ -219,7 +229,7 @@ class Partition:
         made = self.dedupe.add(run)
         last = commit.applied[-1] if commit.applied else None
         if last is not None and last.goes_on_with(made):
-            last.ranges.extend(made.ranges)  # one row, not one for each message
+            _join(last.ranges, made.ranges)  # one row, not one for each message
         else:
             commit.applied.append(made)
         commit.outputs += outputs
