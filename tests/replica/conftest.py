@@ -144,14 +144,16 @@ class Workbench:
             self.reactor.receive()
             self.reactor.tick()
 
-    def feed(self, items: list[Any], *, run: Run | None = None) -> None:
-        """One message from upstream."""
+    def feed(
+        self, items: list[Any], *, run: Run | None = None, runs: list[Run] | None = None
+    ) -> None:
+        """One message from upstream, in one run or in several."""
         if UPSTREAM not in self.core.inbox.links:
             hello = ("run", "read/0", 1, 1, "ack of read", IN_EDGE, 1, "pickle5", False)
             self.core.on_frame(data.Hello(900, *hello), None, self.clock.now_s())
         payload = PickleCodec().encode(items)
         first = self.core.inbox.links[UPSTREAM].next
-        runs = [run or Run(7, 8, OSEQ, 0, first, len(items))]
+        runs = runs or [run or Run(7, 8, OSEQ, 0, first, len(items))]
         frame = data.Data(900, first, len(items), runs, payload.sizes)
         self.core.on_frame(frame, payload, self.clock.now_s())
 

@@ -87,6 +87,17 @@ def test_what_was_stored_is_not_handed_out_again_by_the_next_incarnation(sink, s
     assert bench.counters.duplicates == 2
 
 
+def test_a_unit_that_comes_twice_in_one_message_is_stored_once(sink, store):
+    # The stage before had it from two replicas, one of which was killed before it was acknowledged.
+    bench, worker = sink()
+    twice = [Run(7, 8, OSEQ, 0, 0, 2), Run(7, 8, OSEQ, 0, 1, 2)]
+    bench.feed(["a", "b", "b", "c"], runs=twice)
+    work(bench, worker)
+    assert store.items == ["a", "b", "c"]
+    assert bench.acked() == [0, 1, 2, 3]
+    assert bench.counters.duplicates == 1
+
+
 def test_rows_below_a_watermark_are_deleted_and_what_they_told_stays_known(sink, store):
     bench, worker = sink()
     for oseq in range(5):
@@ -180,10 +191,8 @@ def test_upsert_gets_the_same_id_for_the_same_item_however_it_is_cut(make_bench)
 
 def test_progress_is_the_same_whatever_order_its_rows_come_in():
     first = Progress([])
-    rows = first.rows(
-        [Run(7, 8, OSEQ, 0, 0, 3), Run(7, 8, OSEQ, 0, 5, 1), Run(9, 8, INDEX, 4, 0, 2)], {}
-    )
-    stored = [(key, value) for key, value in rows if value is not None]
+    runs = [Run(7, 8, OSEQ, 0, 0, 3), Run(7, 8, OSEQ, 0, 5, 1), Run(9, 8, INDEX, 4, 0, 2)]
+    stored = list(map(first.applied, runs))
     for order in (stored, stored[::-1]):
         again = Progress(order)
         assert again.dedupe.fresh(Run(7, 8, OSEQ, 0, 0, 7)) == [(3, 5), (6, 7)]

@@ -147,7 +147,7 @@ class CommitSinkWorker(BatchSinkWorker):
 
     def _write(self, portion: Portion, begin: int, end: int) -> None:
         progress = self._known()
-        fresh, at = [], 0
+        fresh, rows, at = [], list[Row](), 0
         for run in portion.runs:
             low, high = max(begin - at, 0), min(end - at, run.n)
             if low < high:
@@ -155,13 +155,15 @@ class CommitSinkWorker(BatchSinkWorker):
                 for first, last in progress.dedupe.fresh(part):
                     items = portion.items[at + low + first : at + low + last]
                     fresh.append((part.cut(first, last), items))
+                    # At once: a later run of the same portion may bring the same unit, when the
+                    # stage before had it from two replicas.
+                    rows.append(progress.applied(part.cut(first, last)))
             at += run.n
         applied = sum(run.n for run, _ in fresh)
         self.bench.counters.duplicates += end - begin - applied
         if not fresh:
             return
-        watermarks = self.bench.reactor.core.inbox.watermarks
-        rows = progress.rows([run for run, _ in fresh], watermarks)
+        rows += progress.raised(self.bench.reactor.core.inbox.watermarks)
         try:
             self._call(
                 [item for _, items in fresh for item in items],
@@ -193,15 +195,17 @@ class Progress:
                 self._rows.setdefault(origin, []).append((record.top, key))
         self.dedupe = Dedupe(marks, applied)
 
-    def rows(self, runs: list[Run], watermarks: dict[int, int]) -> list[Row]:
-        """What is stored beside the items of these runs, and what goes because it is below."""
+    def applied(self, run: Run) -> Row:
+        """What is stored beside the items of this run."""
+        record = self.dedupe.add(run)
+        name = (record.origin, record.path, record.axis, record.fixed, record.ranges[0][0])
+        key = _APPLIED + _ENCODER.encode(name)
+        self._rows.setdefault(record.origin, []).append((record.top, key))
+        return key, _ENCODER.encode(record.ranges)
+
+    def raised(self, watermarks: dict[int, int]) -> list[Row]:
+        """The watermarks that have risen, and what goes because it is below."""
         rows: list[Row] = []
-        for run in runs:
-            record = self.dedupe.add(run)
-            name = (record.origin, record.path, record.axis, record.fixed, record.ranges[0][0])
-            key = _APPLIED + _ENCODER.encode(name)
-            self._rows.setdefault(record.origin, []).append((record.top, key))
-            rows.append((key, _ENCODER.encode(record.ranges)))
         for origin, low in self.dedupe.raise_to(watermarks).items():
             rows.append((_WATERMARK + origin.to_bytes(8, "big"), _ENCODER.encode((origin, low))))
             rows.extend((key, None) for key in self._below(origin, low))
