@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from zflow.cli.main import main
+from zflow.stages import declaration_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -109,7 +110,7 @@ def steps_of(check: list[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_the_example_prints_the_primes(tmp_path):
-    (example,) = blocks("python")
+    example, *_ = blocks("python")
     (tmp_path / "primes.py").write_text(example)
     (command,) = re.findall(r"`(zflow run primes\.py[^`]*)`", README)
 
@@ -117,6 +118,16 @@ def test_the_example_prints_the_primes(tmp_path):
 
     primes = [n for n in range(2, 500) if all(n % d for d in range(2, n))]
     assert sorted(int(line.split()[-1]) for line in shown.splitlines()) == primes
+
+
+def test_everything_that_is_declared_in_an_example_is_valid():
+    declared = []
+    for block in blocks("python"):
+        names: dict = {}
+        exec(compile(block, "README.md", "exec"), names)  # noqa: S102
+        declared += [found for name in names.values() if (found := declaration_of(name))]
+    assert {one.name for one in declared} >= {"prime", "Count", "per_minute", "paid"}
+    assert [problem for one in declared for problem in one.problems] == []
 
 
 @pytest.mark.slow

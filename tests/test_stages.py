@@ -165,6 +165,10 @@ def shape(kind: str, case: str) -> object:
         def process(self, item): ...
         def finish(self): ...
 
+    class Rings:
+        def process(self, item): ...
+        def on_timer(self, key): ...
+
     class Needs:
         def process(self, item, table): ...
 
@@ -205,6 +209,7 @@ WRONG_SHAPES = [
     (stage, "AsyncProcess", "an async stage is not available in this version yet"),
     (stage, "Empty", "a stage class needs process"),
     (stage, "Finishes", "finish() would never be called: only durable stages have it; derive it"),
+    (stage, "Rings", "on_timer() would never be called: only durable stages have it; derive it"),
     (stage, "Needs", "process() needs 'table'; take it in __init__ instead"),
     (sink, "yielding_sink", "a sink that yields: nothing takes its items"),
     (sink, "Empty", "a sink class has exactly one way to write; write one: write(items)"),

@@ -6,7 +6,23 @@ The public door: what a topology file imports. Never loads zmq, so that reading 
 from zflow.durable import DurableStage
 from zflow.stages import emit, sink, source, stage
 from zflow.topology import Topology
+from zflow.windowing.specs import Window, session, sliding, tumbling
+from zflow.windows import join, window
 
 __version__ = "0.1.0"
 
-__all__ = ["DurableStage", "Topology", "__version__", "emit", "sink", "source", "stage"]
+__all__ = [
+    "DurableStage",
+    "Topology",
+    "Window",
+    "__version__",
+    "emit",
+    "join",
+    "session",
+    "sink",
+    "sliding",
+    "source",
+    "stage",
+    "tumbling",
+    "window",
+]

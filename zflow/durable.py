@@ -17,6 +17,17 @@ class _PlainState:
         return vars(instance).setdefault("state", {})
 
 
+class _Timers:
+    """`timers` of an instance: those of the partition, or a dict of its own in a test."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:
+            return self
+        own = vars(instance)
+        found = getattr(own.get("state"), "timers", None)
+        return own.setdefault("_own_timers", {}) if found is None else found
+
+
 class DurableStage:
     """A stage whose `self.state` and outputs are as if each item had been processed once.
 
@@ -30,7 +41,14 @@ class DurableStage:
     edges into the stage, each key belongs to one partition, each partition to one replica, and
     `self.state` shows only the partition of the item in hand: the usual mistake is to read another
     key's entry. Attributes of the instance are not kept.
+
+    `self.timers[key] = wall_time_s` asks for a call of `on_timer(key)` at that time, or soon after;
+    `del self.timers[key]` takes it back. A key has one timer; setting it again moves it. Timers are
+    kept with the state, so they outlive crashes and resumes, and `on_timer` may change state and
+    timers and return or yield like `process`. It is not called any more when the sources have
+    ended: `finish()` is.
     """
 
     state: MutableMapping[Any, Any] = _PlainState()  # type: ignore[assignment]
+    timers: MutableMapping[Any, float] = _Timers()  # type: ignore[assignment]
     context: Any

@@ -17,6 +17,7 @@ MASK64 = (1 << 64) - 1
 
 _OFFSET = 1 << 63  # makes a signed 64-bit number one whose bytes sort like the number
 _PACK_UNSIGNED = struct.Struct(">Q").pack
+_INTEGER_PART = (9).to_bytes(4, "big") + b"i"  # of a tuple: the length and tag of a whole number
 _PACK_DOUBLE = struct.Struct(">d").pack
 _TOPOLOGY_MODULE = "zflow_topology"  # in full with a digest of the source behind it
 
@@ -124,9 +125,11 @@ def _float(number: float) -> bytes:
 def _tuple(parts: tuple[Any, ...]) -> bytes:
     out = [b"t"]
     for part in parts:
+        if type(part) is int and -_OFFSET <= part < _OFFSET:  # most parts are: worth a third
+            out.append(_INTEGER_PART + _PACK_UNSIGNED(part + _OFFSET))
+            continue
         raw = key_bytes(part)
-        out.append(len(raw).to_bytes(4, "big"))
-        out.append(raw)
+        out.append(len(raw).to_bytes(4, "big") + raw)
     return b"".join(out)
 
 

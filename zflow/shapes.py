@@ -6,7 +6,7 @@ Decides only by looking: never calls, wraps or changes what it looks at.
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +21,7 @@ NOT_AN_ITEM = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 SHARE = frozenset({"partition", "partitions"})  # which share of its items a source replica yields
 RESERVED = SHARE | {"resume"}
+ITEM = ("item",)  # what a function of a stage or sink is called with
 SINK_METHODS = ("write", "upsert", "commit")
 
 
@@ -66,30 +67,30 @@ def method_arguments(cls: type, method: str) -> list[inspect.Parameter]:
     return (arguments_of(getattr(cls, method, None)) or [])[1:]
 
 
-def configurable(target: Any, kind: Kind) -> list[inspect.Parameter]:
-    """The arguments that are set once, by keyword, and are not the item."""
+def configurable(target: Any, kind: Kind, takes: Sequence[str] = ITEM) -> list[inspect.Parameter]:
+    """The arguments that are set once, by keyword, and are not what it takes of each call."""
     if inspect.isclass(target):
         arguments = method_arguments(target, "__init__")
     else:
-        arguments = (arguments_of(target) or [])[0 if kind == "source" else 1 :]
+        arguments = (arguments_of(target) or [])[0 if kind == "source" else len(takes) :]
     return [argument for argument in arguments if argument.kind in BY_KEYWORD]
 
 
-def reserved_in(target: Any, kind: Kind) -> set[str]:
+def reserved_in(target: Any, kind: Kind, takes: Sequence[str] = ITEM) -> set[str]:
     """Which reserved arguments it takes."""
-    names = {argument.name for argument in configurable(target, kind)}
+    names = {argument.name for argument in configurable(target, kind, takes)}
     if inspect.isclass(target) and kind == "source":
         names |= {argument.name for argument in method_arguments(target, "open")}
     return names & RESERVED
 
 
-def parameters_of(target: Any, kind: Kind) -> dict[str, Parameter]:
+def parameters_of(target: Any, kind: Kind, takes: Sequence[str] = ITEM) -> dict[str, Parameter]:
     """What `-p` may set, by name."""
     owner = target.__init__ if inspect.isclass(target) else target
     hints = annotations_of(owner)
     return {
         one.name: Parameter(hints.get(one.name), one.default, one.default is EMPTY)
-        for one in configurable(target, kind)
+        for one in configurable(target, kind, takes)
         if one.name not in RESERVED
     }
 
@@ -108,8 +109,8 @@ def annotations_of(function: Any) -> dict[str, Any]:
     return hints
 
 
-def shape_faults(target: Any, kind: Kind) -> Iterator[Fault]:
-    """All that is wrong with the shape of a target."""
+def shape_faults(target: Any, kind: Kind, takes: Sequence[str] = ITEM) -> Iterator[Fault]:
+    """All that is wrong with the shape of a target. takes: what a function is called with."""
     if inspect.isclass(target):
         yield from _class_faults(target, kind)
     entry = entry_of(target, kind)
@@ -123,7 +124,7 @@ def shape_faults(target: Any, kind: Kind) -> Iterator[Fault]:
         yield "a source function must yield", "yield each item, or write a class with __iter__"
     if kind == "sink" and yields:
         yield "a sink that yields: nothing takes its items", "return nothing, or use @stage"
-    yield from _argument_faults(target, kind)
+    yield from _argument_faults(target, kind, takes)
 
 
 def _class_faults(target: type, kind: Kind) -> Iterator[Fault]:
@@ -136,9 +137,11 @@ def _class_faults(target: type, kind: Kind) -> Iterator[Fault]:
     if is_durable(target):
         if kind == "source":
             yield "a source has no state on disk", "keep its place: write position()"
-    elif kind == "stage" and hasattr(target, "finish"):
-        fix = "derive it from DurableStage, or remove finish()"
-        yield "finish() would never be called: only durable stages have it", fix
+        return
+    for method in ("finish", "on_timer") if kind == "stage" else ():
+        if hasattr(target, method):
+            fix = f"derive it from DurableStage, or remove {method}()"
+            yield f"{method}() would never be called: only durable stages have it", fix
 
 
 def _sink_faults(target: type) -> Iterator[Fault]:
@@ -153,8 +156,8 @@ def _sink_faults(target: type) -> Iterator[Fault]:
         yield "a sink has no state on disk of zflow's", "keep it in the sink's own store"
 
 
-def _argument_faults(target: Any, kind: Kind) -> Iterator[Fault]:
-    reserved = reserved_in(target, kind)
+def _argument_faults(target: Any, kind: Kind, takes: Sequence[str]) -> Iterator[Fault]:
+    reserved = reserved_in(target, kind, takes)
     if kind == "source":
         if len(reserved & SHARE) == 1:
             yield "takes only one of 'partition' and 'partitions'", "take both"
@@ -166,9 +169,23 @@ def _argument_faults(target: Any, kind: Kind) -> Iterator[Fault]:
     arguments = method_arguments(target, entry) if is_class else arguments_of(target)
     if arguments is None:
         return
-    if not arguments or arguments[0].kind in NOT_AN_ITEM:
+    if len(takes) > 1:
+        if not _takes(arguments, len(takes)):
+            wanted = f"({', '.join(takes)})"
+            yield f"cannot be called with {wanted}", f"its first arguments must be {wanted}"
+    elif not arguments or arguments[0].kind in NOT_AN_ITEM:
         yield "takes no item", "its first argument must be the item"
     given = {"upsert": 2, "commit": 3}.get(entry, 1)
     for argument in arguments[given:] if is_class else []:
         if argument.default is EMPTY and argument.kind not in VARIADIC:
             yield f"{entry}() needs '{argument.name}'", "take it in __init__ instead"
+
+
+def _takes(arguments: list[inspect.Parameter], n: int) -> bool:
+    """True if a function can be called with `n` values by their places."""
+    for argument in arguments[:n]:
+        if argument.kind is inspect.Parameter.VAR_POSITIONAL:
+            return True
+        if argument.kind in NOT_AN_ITEM:
+            return False
+    return len(arguments) >= n

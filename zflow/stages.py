@@ -14,8 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
+from zflow.durable import DurableStage
 from zflow.errors import ConfigError, Problem, suggest
 from zflow.shapes import (
+    ITEM,
     SHARE,
     Fault,
     Kind,
@@ -110,6 +112,21 @@ class StageOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What a function runs in that is not called with single items, such as a window.
+
+    make: the durable stage around the function with its parameters. takes: what the function is
+    called with. inputs: how many edges lead into it, 0 for any number. faults: of its options.
+    """
+
+    make: Callable[[Callable[..., Any], StageOptions], DurableStage]
+    takes: tuple[str, ...]
+    what: str
+    inputs: int = 0
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageDecl:
     """One declared stage, frozen; the decorators keep it as attribute `__zflow__` of the target."""
 
@@ -125,13 +142,14 @@ class StageDecl:
     is_durable: bool
     takes_resume: bool
     takes_partition: bool
+    runtime: Runtime | None = None
     _memo: list[dict[str, Parameter]] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def parameters(self) -> Mapping[str, Parameter]:
         """What `-p` may set, by name. Read once, late: annotations may name what comes later."""
         if not self._memo:
-            self._memo.append(parameters_of(self.target, self.kind))
+            self._memo.append(parameters_of(self.target, self.kind, _takes(self.runtime)))
         return self._memo[0]
 
     @property
@@ -146,7 +164,7 @@ def source(target: F, /, **options: Unpack[SourceKeywords]) -> F: ...
 def source(**options: Unpack[SourceKeywords]) -> Callable[[F], F]: ...
 def source(target: F | None = None, /, **options: Unpack[SourceKeywords]) -> Any:
     """Declare a generator function, or a class with `__iter__`, as a source of items."""
-    return _decorate(target, "source", options)
+    return decorate(target, "source", options)
 
 
 @overload
@@ -155,7 +173,7 @@ def stage(target: F, /, **options: Unpack[StageKeywords]) -> F: ...
 def stage(**options: Unpack[StageKeywords]) -> Callable[[F], F]: ...
 def stage(target: F | None = None, /, **options: Unpack[StageKeywords]) -> Any:
     """Declare a function of one item, or a class with `process(item)`, as a stage."""
-    return _decorate(target, "stage", options)
+    return decorate(target, "stage", options)
 
 
 @overload
@@ -164,7 +182,7 @@ def sink(target: F, /, **options: Unpack[StageKeywords]) -> F: ...
 def sink(**options: Unpack[StageKeywords]) -> Callable[[F], F]: ...
 def sink(target: F | None = None, /, **options: Unpack[StageKeywords]) -> Any:
     """Declare a function of one item, or a class with `write(items)`, as a sink."""
-    return _decorate(target, "sink", options)
+    return decorate(target, "sink", options)
 
 
 def call_site(depth: int) -> Site:
@@ -189,10 +207,12 @@ def declare(
     *,
     site: Site,
     base: StageOptions | None = None,
+    runtime: Runtime | None = None,
 ) -> StageDecl:
     """The declaration of a target; all that is wrong with it is in its problems.
 
-    base: the options to start from, where a declared function is declared once more.
+    base: the options to start from, where a declared function is declared once more. runtime:
+    what the function runs in, if it is not called with each item.
     """
     valid, faults = _read_options(kind, given)
     name = str(valid.pop("name", getattr(target, "__name__", repr(target))))
@@ -201,13 +221,16 @@ def declare(
     if not callable(target):
         faults.append((f"{target!r} is neither a function nor a class", "declare a function"))
     else:
-        faults.extend(shape_faults(target, kind))
+        faults.extend(shape_faults(target, kind, _takes(runtime)))
     if "name" not in given and not NAME.fullmatch(name):
         faults.append((f"'{name}' cannot name a stage", f"give {NAME_WANTED}: name=..."))
-    if "durability" in given and not is_durable(target):
+    if runtime is not None:
+        faults.extend(runtime.faults)
+    durable = runtime is not None or is_durable(target)
+    if "durability" in given and not durable:
         fix = "derive the stage from DurableStage, or remove durability="
         faults.append(("durability= is for stages with state on disk", fix))
-    takes = reserved_in(target, kind)
+    takes = reserved_in(target, kind, _takes(runtime))
     if options.journaled and (hasattr(target, "position") or "resume" in takes):
         message = "journaled=True, but it can be told where to begin again"
         faults.append((message, "remove journaled=, or what takes the place: resume, position()"))
@@ -225,17 +248,23 @@ def declare(
         problems=tuple(problem_at(name, site, *fault) for fault in faults),
         is_class=inspect.isclass(target),
         is_generator=inspect.isgeneratorfunction(entry_of(target, kind)),
-        is_durable=is_durable(target),
+        is_durable=durable,
         takes_resume="resume" in takes,
         takes_partition=takes >= SHARE,
+        runtime=runtime,
     )
 
 
-def _decorate(target: F | None, kind: Kind, options: Any) -> Any:
-    site = call_site(2)  # the user called `source`, `stage` or `sink`, which called this
+def _takes(runtime: Runtime | None) -> tuple[str, ...]:
+    return ITEM if runtime is None else runtime.takes
+
+
+def decorate(target: F | None, kind: Kind, options: Any, runtime: Runtime | None = None) -> Any:
+    """What every decorator does; the user called the function that called this."""
+    site = call_site(2)
 
     def attach(function: F) -> F:
-        decl = declare(function, kind, options, site=site)
+        decl = declare(function, kind, options, site=site, runtime=runtime)
         instead = f"use flow.{kind}(f, name=...)"
         if (first := declaration_of(function)) is not None:
             message = f"declared twice: already a {first.kind} at {first.file}:{first.line}"

@@ -125,6 +125,7 @@ class Topology:
         cycles = list(checks.cycles(declared))
         found.extend(cycles)
         found.extend(checks.keyed_edges(declared))
+        found.extend(checks.inputs(declared))
         found.extend(checks.writers(declared))
         if not self._seen or not cycles:
             found.extend(weaker_sinks(declared))
@@ -146,7 +147,14 @@ class Topology:
         before = target if isinstance(target, StageDecl) else api.declaration_of(target)
         target = before.target if before else target
         base = before if before and before.kind == kind else None
-        decl = api.declare(target, kind, options, site=site, base=base.options if base else None)
+        decl = api.declare(
+            target,
+            kind,
+            options,
+            site=site,
+            base=base.options if base else None,
+            runtime=base.runtime if base else None,
+        )
         if base:
             known = {problem.message for problem in base.problems}
             fresh = [problem for problem in decl.problems if problem.message not in known]

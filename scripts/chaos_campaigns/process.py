@@ -92,7 +92,7 @@ class Site:
     def environment(self) -> dict[str, str]:
         return {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(self.patches), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join(map(str, [self.patches, ROOT, ROOT / "scripts"])),
             "PYTHONFAULTHANDLER": "1",
             "XDG_RUNTIME_DIR": str(self.runtime),
             MARK: str(self.folder),

@@ -80,8 +80,8 @@ def test_a_dry_run_says_what_would_be_sent_and_what_would_not_and_why(zflow, sto
     assert done.stderr.splitlines() == [
         "read-0:3: an attempt may have had its effect, sending it again may repeat that; "
         "send it all the same: zflow dead replay read-0:3 --force",
-        "read-0:4: cannot be sent again: it failed in the source read, before any edge; "
-        "mend the source, and start a new run; look at it: zflow dead show read-0:4",
+        "read-0:4: cannot be sent again: it failed where read makes it, before any edge; "
+        "mend the stage, and start a new run; look at it: zflow dead show read-0:4",
         "read-0:5: cannot be sent again: its item could not be pickled, only its text is kept; "
         "look at it: zflow dead show read-0:5",
     ]

@@ -226,3 +226,23 @@ def test_the_most_frequent_keys_are_known_however_many_rare_ones_there_are():
     assert hot == 5000
     assert warm == 2000
     assert keying.items == 40_000
+
+
+@pytest.mark.parametrize(
+    "items", [["a", "b", "a"], [1, True, 1.0, "1"], [("a", 1), ("a", 2)], [b"x", None], []]
+)
+def test_a_slice_has_the_partitions_and_counts_of_its_items_one_by_one(items):
+    one_by_one, at_once = (Keying(lambda item: item, 8) for _ in range(2))
+    expected = [one_by_one.partition(item) for item in items]
+    for _ in range(2):  # unknown keys, then known ones
+        assert at_once.partitions(items) == expected
+    assert at_once.items == 2 * one_by_one.items
+    assert expected == [stable_hash(item) % 8 for item in items]
+
+
+def test_a_slice_with_a_bad_key_counts_none_of_its_items():
+    keying = Keying(lambda item: item, 8)
+    with pytest.raises(TypeError):
+        keying.partitions(["good", Decimal(1)])
+    assert keying.items == 0
+    assert keying.most_common(1) == []

@@ -280,7 +280,7 @@ def test_a_file_of_a_newer_zflow_is_refused(path):
     db = sqlite3.connect(path)
     db.execute("PRAGMA user_version=9")
     db.close()
-    with pytest.raises(ConfigError, match="has schema 9, made by a newer zflow; this one reads 1"):
+    with pytest.raises(ConfigError, match="has schema 9, made by a newer zflow; this one reads 2"):
         acquire(path)
     with pytest.raises(ConfigError, match="has schema 9"), read_partition(path):
         pass

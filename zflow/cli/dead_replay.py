@@ -115,8 +115,8 @@ def _obstacles(stored: StoredLetter, *, force: bool) -> list[Problem]:
     look = f"look at it: {typed('dead', 'show', stored.id)}"
     anyhow = f"send it all the same: {typed('dead', 'replay', stored.id, '--force')}"
     if not letter.edge:
-        message = f"cannot be sent again: it failed in the source {letter.stage}, before any edge"
-        return [problem(stored.id, message, f"mend the source, and start a new run; {look}")]
+        message = f"cannot be sent again: it failed where {letter.stage} makes it, before any edge"
+        return [problem(stored.id, message, f"mend the stage, and start a new run; {look}")]
     if letter.item is None:
         message = "cannot be sent again: its item could not be pickled, only its text is kept"
         return [problem(stored.id, message, look)]

@@ -22,6 +22,10 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
         f"{result.items:,} items in {result.seconds:.1f} s ({result.rate_per_s:,.0f}/s), "
         f"latency p50 {_time(result.latency_p50_s)}, p99 {_time(result.latency_p99_s)}"
     )
+    for stage, counts in result.stages.items():
+        if counts["late"]:
+            items = "1 item" if counts["late"] == 1 else f"{counts['late']:,} items"
+            yield f"{stage}: {items} came too late"
     for label, keys in result.hot_keys.items():
         named = ", ".join(f"{one.key} {one.share:.1%}" for one in keys[:SHOWN_KEYS])
         yield f"{label}: most frequent keys {named}"

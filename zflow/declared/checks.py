@@ -58,6 +58,19 @@ def keyed_edges(declared: Declared) -> Iterator[Problem]:
             yield problem_at(stage.name, site, message, fix)
 
 
+def inputs(declared: Declared) -> Iterator[Problem]:
+    """Stages that need a certain number of edges and have another."""
+    for stage in declared.stages:
+        inward = declared.edges_into(stage.name)
+        if stage.runtime is None or not stage.runtime.inputs or not inward:
+            continue  # without any edge it is a loose end, which is another problem
+        if len(inward) != stage.runtime.inputs:
+            edges = "1 edge leads" if len(inward) == 1 else f"{len(inward)} edges lead"
+            message = f"{stage.runtime.what} has a left and a right edge, but {edges} into it"
+            fix = "connect the left stage to it, then the right one, and nothing else"
+            yield problem_at(stage.name, (stage.file, stage.line), message, fix)
+
+
 def writers(declared: Declared) -> Iterator[Problem]:
     """Sinks with `commit()` in several processes: each would store the progress of all."""
     for stage in declared.stages:
@@ -137,7 +150,7 @@ def _given(stage: StageDecl) -> type | None:
 
 def _wanted(stage: StageDecl) -> type | None:
     """The class of the item that a stage takes; None where that is not plain."""
-    if stage.entry is None or stage.kind == "source":
+    if stage.entry is None or stage.kind == "source" or stage.runtime is not None:
         return None
     arguments = (arguments_of(stage.entry) or [])[1 if stage.is_class else 0 :]
     hint = annotations_of(stage.entry).get(arguments[0].name) if arguments else None

@@ -106,7 +106,7 @@ def make_result(
             stage.name: {
                 **{
                     name: books.stage(stage.name).get(name, 0)
-                    for name in ("received", "processed", "errors", "duplicates")
+                    for name in ("received", "processed", "errors", "duplicates", "late")
                 },
                 "restarts": restarts.get(stage.name, 0),
             }

@@ -39,6 +39,16 @@ class Applied:
         """The highest oseq among them: below its origin's watermark the record says nothing."""
         return self.fixed if self.axis == INDEX else self.ranges[-1][1] - 1
 
+    def goes_on_with(self, other: "Applied") -> bool:
+        """True if the other one has the same name, and all its numbers lie above these."""
+        return (
+            self.ranges[-1][1] <= other.ranges[0][0]
+            and self.fixed == other.fixed
+            and self.path == other.path
+            and self.axis == other.axis
+            and self.origin == other.origin
+        )
+
 
 class Dedupe:
     """Which units of which origins a partition has applied. One thread owns it."""
@@ -160,6 +170,16 @@ def _stretches(numbers: Iterable[int]) -> list[Range]:
     return found
 
 
+def _join(ranges: list[Range], higher: list[Range]) -> None:
+    """Append ranges that lie above; two that touch become one."""
+    (begin, end), (next_begin, next_end) = ranges[-1], higher[0]
+    if end == next_begin:
+        ranges[-1] = (begin, next_end)
+        ranges += higher[1:]
+    else:
+        ranges += higher
+
+
 @dataclass(slots=True)
 class Commit:
     """What one transaction stores of a partition. first: oseq of its first output.
@@ -206,7 +226,12 @@ class Partition:
     def applied(self, run: Run, outputs: list[Any]) -> None:
         """User code has applied every unit of the run, and made these outputs of them."""
         commit = self._open
-        commit.applied.append(self.dedupe.add(run))
+        made = self.dedupe.add(run)
+        last = commit.applied[-1] if commit.applied else None
+        if last is not None and last.goes_on_with(made):
+            _join(last.ranges, made.ranges)  # one row, not one for each message
+        else:
+            commit.applied.append(made)
         commit.outputs += outputs
         commit.n += run.n
 
@@ -220,6 +245,10 @@ class Partition:
         else:
             units.append((owner, first, n))
         return True
+
+    def fired(self, outputs: list[Any]) -> None:
+        """A timer has made these outputs."""
+        self._open.outputs += outputs
 
     def finished(self, outputs: list[Any]) -> None:
         """`finish` has run and made these outputs; it never runs again once this is stored."""

@@ -355,16 +355,23 @@ class Core:
         task.returned()
 
     def produced_bad(
-        self, code: str, error_class: str, error: str, mark: Any, origin: Origin | None = None
+        self,
+        code: str,
+        error_class: str,
+        error: str,
+        mark: Any,
+        origin: Origin | None = None,
+        items: Sequence[Any] = (),
     ) -> None:
-        """A source, or the origin given, has yielded one item that cannot go anywhere."""
+        """A source, or the origin given, has yielded one item that cannot go anywhere.
+
+        items: what is kept of it.
+        """
         origin = origin or self.origin
         assert origin is not None, "only an origin produces"
         first = origin.next
         origin.yielded(1, 0, mark)
-        task = Task(origin, first, 1)
-        task.failed(0, code, error_class, error)
-        task.returned()
+        origin.fail(first, code, error_class, error, items=items)
 
     # -- anchors -----------------------------------------------------------------------------
 

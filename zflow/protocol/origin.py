@@ -6,7 +6,7 @@ persisted lazily: an older mark only means more replay.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from zflow.intervals import IntervalSet
@@ -62,14 +62,22 @@ class Origin:
                 self.mark = self._marks.popleft()
 
     def fail(
-        self, first: int, code: str, error_class: str, error: str, *, partial: bool = False
+        self,
+        first: int,
+        code: str,
+        error_class: str,
+        error: str,
+        *,
+        partial: bool = False,
+        items: Sequence[Any] = (),
     ) -> None:
         """A source has nobody to give an item back to: what cannot travel is buried here."""
         del partial  # it is buried in any case, and cannot be sent again
         ticket = self._new_ticket()
         self.burying[ticket] = first
         run = Run(self.origin, 0, OSEQ, 0, first, 1)
-        self._act(Bury(ticket, self._stage, "", run, [], 1, code, error_class, error, False))
+        why = (1, code, error_class, error, False)
+        self._act(Bury(ticket, self._stage, "", run, list(items), *why))
 
     def buried(self, ticket: int) -> None:
         """The dead-letter store has committed the item."""

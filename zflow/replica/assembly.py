@@ -193,7 +193,8 @@ def load_user(place: Place) -> User:
         )
     parameters = parse_parameters(declared, config.parameters).get(name, {})
     decl = declared.stage(name)
-    context = Context(name, place.slot.index, parameters, labels)
+    keys = {edge.label: edge.key for edge in declared.edges_into(name)}
+    context = Context(name, place.slot.index, parameters, labels, keys)
     code = build(decl, parameters, context)
     return User(
         declared=declared,
@@ -269,7 +270,7 @@ def make_durable(place: Place, user: User, bench: Bench, wake: Callable[[], None
         Committer(bench.clock, wake),
         stage=place.slot.stage,
         options=decl.options,
-        yields=decl.is_generator,
+        yields=decl.is_generator or decl.runtime is not None,
     )
     for owned, outputs in partitions.open_existing():
         if outputs:

@@ -4,7 +4,8 @@ Decides nothing. Looked up when asked, so that a stage which never asks pays not
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from zflow.protocol.inbox import Portion
@@ -15,13 +16,22 @@ class Context:
     """Set on the instance before `open()`; valid in the data thread only."""
 
     def __init__(
-        self, stage: str, replica: int, parameters: Mapping[str, Any], edges: Mapping[int, str]
+        self,
+        stage: str,
+        replica: int,
+        parameters: Mapping[str, Any],
+        edges: Mapping[int, str],
+        keys: Mapping[str, Callable[[Any], object] | None] = MappingProxyType({}),
     ) -> None:
         self.stage = stage
         self.replica = replica
         self.parameters = dict(parameters)
         self.logger = logging.getLogger(f"zflow.user.{stage}")
+        self.edges = tuple(keys)  # labels of those into this stage, in the order of `connect`
+        self.late = 0  # items that came too late for their window; the replica's books read it
+        self.item: Any = None  # the replica's own, and of a durable stage only
         self._edges = dict(edges)
+        self._keys = dict(keys)
         self.instance: Any = None  # the replica's own: what the class stage is
         self._portion: Portion | None = None
         self._position = 0
@@ -63,3 +73,12 @@ class Context:
         if self._portion is None:
             raise RuntimeError("context.edge exists only while an item runs")
         return self._edges[self._portion.link.key[0]]
+
+    @property
+    def key(self) -> Any:
+        """The key of the item in a durable stage, None where its edge has no `key=`.
+
+        Raises what `key=` raises, which it did not do when it was asked by the sender.
+        """
+        key = self._keys.get(self.edge)
+        return None if key is None else key(self.item)

@@ -7,7 +7,7 @@ from zflow.protocol.core import Core
 from zflow.protocol.ledger import COLUMNS
 from zflow.state.latency import BUCKETS
 
-STAGE_COUNTERS = ("received", "processed", "errors", "duplicates", "busy_ns")
+STAGE_COUNTERS = ("received", "processed", "errors", "duplicates", "late", "busy_ns")
 GAUGES = (
     "inbox",
     "queued",
@@ -30,6 +30,7 @@ class Counters:
         self.processed = 0
         self.errors = 0
         self.duplicates = 0
+        self.late = 0  # items whose windows had fired
         self.busy_ns = 0
         self.finished = False
         self.latency = [0] * (BUCKETS if is_sink else 0)
@@ -54,6 +55,7 @@ class Counters:
             self.processed,
             self.errors,
             self.duplicates,
+            self.late,
             self.busy_ns,
             sum(link.held for link in core.inbox.links.values()) + core.running,
             sum(outbox.queued for outbox in outboxes),

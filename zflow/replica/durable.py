@@ -5,6 +5,7 @@ place, later units of its partition wait, those of others do not. What is a dupl
 unit may be acknowledged is decided in `protocol.anchor`.
 """
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from types import GeneratorType
@@ -14,18 +15,22 @@ from zflow.errors import StageError, Unavailable
 from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
+from zflow.replica.alarms import Alarms
 from zflow.replica.committer import Committer
 from zflow.replica.emit import WhenError
 from zflow.replica.partitions import Owned, Partitions, pack_outputs
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
 from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
+from zflow.windowing.calls import Failed
 from zflow.wire.codec import load_item, pack
 from zflow.wire.run import Run, item_span
 
 _LOG = logging.getLogger("zflow.durable")
 GROUP_NS = 20_000_000  # a round waits that long for company, and not at all in an idle stage
-GROUP_UNITS = 1000
+MAX_GROUP_NS = 200_000_000  # longer than GROUP_NS only where rounds take long, see `_is_time`
+GROUP_UNITS = 1000  # of each partition in a round, on average: then it does not wait
+PORTION_UNITS = 1000  # taken at once, however fast they are
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
 OPEN_AGAIN_S = 0.5
@@ -91,6 +96,8 @@ class DurableWorker:
         self._open: dict[int, Owned] = {}  # with something to commit
         self._opened_ns = 0  # when the first of it was applied
         self._round: list[Owned] = []  # under way
+        self._round_began_ns = 0
+        self._round_ns = 0  # how long the last one took
         self._uncommitted = 0
         self._applied = 0  # of these, since the last round began
         self._unopened: dict[int, list[Work]] = {}  # for partitions that cannot be opened now
@@ -100,6 +107,9 @@ class DurableWorker:
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
+        self._alarms = Alarms(
+            bench, instance, partitions, self._opened, stage=stage, options=options
+        )
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -122,6 +132,7 @@ class DurableWorker:
             ended_ns = bench.clock.now_ns()
             self._account(portion, now_ns, ended_ns)
             now_ns = ended_ns
+        worked |= self._alarms.fire()
         if self.concluding and not worked:
             worked = self._conclude(now_ns)
         self._commit_due(now_ns, idle=not worked)
@@ -138,7 +149,7 @@ class DurableWorker:
                 return None
             service_s = core.inbox.window.service_s
             units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
-            portion = core.take(parcel, max(1, min(units, GROUP_UNITS)), now_ns / 1e9)
+            portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
@@ -226,17 +237,20 @@ class DurableWorker:
         outputs: list[bytes] = []
         position = begin
         at = item_span([run], 0, begin)[1]
+        counts = run.counts
+        here, portion, first = self.bench.context.at, work.portion, work.position
         try:
             for position in range(begin, end):
-                self.bench.context.at(work.portion, work.position + position)
-                count = 1 if run.counts is None else run.counts[position]
+                here(portion, first + position)
                 made: list[Any] = []
-                for self._at in range(at, at + count):
-                    if count > 1 and run.n == 1:
-                        self.bench.black_box.at(self._at - at)
-                    if self._at not in work.dead:
-                        self._call_one(items[self._at], made)
-                packed = list(map(pack, made))  # before its changes are kept: it may fail
+                if counts is None and not work.dead:  # nearly always
+                    count, self._at = 1, at
+                    self._call_one(items[at], made)
+                else:
+                    count = 1 if counts is None else counts[position]
+                    self._call_each(work, at, count, made)
+                # Before its changes are kept: it may fail.
+                packed = list(map(pack, made)) if made else made
                 state.seal()
                 outputs += packed
                 at += count
@@ -250,16 +264,28 @@ class DurableWorker:
             self._uncommitted += position - begin
             self._applied += position - begin
             self.bench.counters.processed += position - begin
+            self.bench.counters.late = self.bench.context.late
             self._opened(owned)
         return position
 
+    def _call_each(self, work: Work, at: int, count: int, made: list[Any]) -> None:
+        """User code for the items of one unit, less those that were given up."""
+        for self._at in range(at, at + count):
+            if count > 1 and work.run.n == 1:
+                self.bench.black_box.at(self._at - at)
+            if self._at not in work.dead:
+                self._call_one(work.items[self._at], made)
+
     def _call_one(self, item: Any, made: list[Any]) -> None:
+        self.bench.context.item = item
         result = self._call(item)
+        if result is None:
+            return
         if self._yields:
             made.extend(output for output in result if output is not None)
         elif isinstance(result, GeneratorType):
             raise StageError("the method returned a generator object; write `yield from`")
-        elif result is not None:
+        else:
             made.append(result)
 
     def _through(self, owned: Owned, work: Work, n: int) -> None:
@@ -343,7 +369,7 @@ class DurableWorker:
             due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
         if self.concluding and self._finish_due_s:
             due_s = min(due_s, self._finish_due_s)
-        return due_s
+        return min(due_s, self._alarms.due_s())
 
     # -- commits -----------------------------------------------------------------------------
 
@@ -366,13 +392,24 @@ class DurableWorker:
             for owned in self.partitions.all():
                 if owned.origin.low > owned.low:
                     self._open[owned.number] = owned
-        aged = now_ns - self._opened_ns >= GROUP_NS
-        if self._open and (idle or aged or self._applied >= GROUP_UNITS):
+        if self._open and (idle or self._is_time(now_ns)):
+            self._round_began_ns = now_ns
             self._round = list(self._open.values())
             self._open.clear()
             self._applied = 0
             for owned in self._round:
                 self._submit(owned)
+
+    def _is_time(self, now_ns: int) -> bool:
+        """A busy stage begins a round: something is GROUP_NS old, or there is much.
+
+        A round costs a commit in every open partition, about the same for one unit as for many.
+        So it is under way for half of the time at most: on a slow disk, and in stages with many
+        partitions, rounds are fewer and larger.
+        """
+        wait_ns = max(GROUP_NS, min(MAX_GROUP_NS, 2 * self._round_ns))
+        aged = now_ns - self._opened_ns >= wait_ns
+        return aged or self._applied >= GROUP_UNITS * len(self._open)
 
     def _submit(self, owned: Owned) -> None:
         """Everything that is open, to the disk in one transaction."""
@@ -396,6 +433,7 @@ class DurableWorker:
             ],
             watermarks=commit.watermarks,
             state=owned.state.take(),
+            timers=owned.state.timers.take(),
             outbox=outbox,
             outbox_low=commit.low,
             next_oseq=owned.logic.next,
@@ -408,6 +446,7 @@ class DurableWorker:
         if not self._round or len(self._committer.done) < len(self._round):
             return
         self._committer.done.clear()
+        self._round_ns = self.bench.clock.now_ns() - self._round_began_ns
         finished, self._round = self._round, []
         for owned in finished:
             commit = owned.logic.stored()
@@ -426,6 +465,9 @@ class DurableWorker:
         """Outputs that are committed go on their way, around those that no edge takes."""
         bench = self.bench
         core = bench.reactor.core
+        if Failed in set(map(type, items)):
+            self._produce_failed(owned, items)
+            return
         try:
             outputs = bench.emitter.route(items)
         except WhenError as error:
@@ -440,6 +482,18 @@ class DurableWorker:
         with bench.reactor.lock:
             core.produced_at(owned.origin, outputs, len(items), bench.clock.now_ns(), None)
             bench.reactor.flush()
+
+    def _produce_failed(self, owned: Owned, items: list[Any]) -> None:
+        """Outputs among which are windows that were given up."""
+        for is_failed, some in itertools.groupby(items, lambda item: type(item) is Failed):
+            if not is_failed:
+                self.produce(owned, list(some))
+                continue
+            with self.bench.reactor.lock:
+                for lost in some:
+                    why = ("error", lost.error_class, lost.error)
+                    self.bench.reactor.core.produced_bad(*why, None, owned.origin, [lost.item])
+                self.bench.reactor.perform()
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -5,11 +5,12 @@ before user code runs again. On the usual path it looks at the set of types of a
 single items.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from types import GeneratorType
-from typing import Any
+from typing import Any, cast
 
 from zflow.errors import StageError
 from zflow.hashing import stable_hash
@@ -42,42 +43,67 @@ class Keying:
     """
 
     _REMEMBERED = 65_536
-    _COUNTED = 4096  # keys at once; the rarer half makes room for new ones
+    _COUNTED = 4096  # keys at once; the rarer ones make room for new ones
 
     def __init__(self, key: Callable[[Any], Any] | None, partitions: int) -> None:
         self._key = key
         self._partitions = partitions
-        self._known: dict[tuple[type, Any], int] = {}
-        self._counts: dict[Any, int] = {}
+        self._known: dict[type, dict[Any, int]] = {}
+        self._counts: Counter[Any] = Counter()
         self.items = 0
 
     def partition(self, item: Any) -> int:
         """Raises what the user's `key=` raises, and what `stable_hash` does for what is no key."""
+        return self.partitions([item])[0]
+
+    def partitions(self, items: list[Any]) -> list[int]:
+        """Of each item; raises as `partition` does, for whichever item, and counts none then."""
         if self._key is None:
-            return 0
-        key = self._key(item)
-        found = self._partition_of(key)
-        self.items += 1
-        self._counts[key] = self._counts.get(key, 0) + 1
+            return [0] * len(items)
+        keys = list(map(self._key, items))
+        if len(keys) < len(items):  # `map` takes it for its own end
+            raise RuntimeError("key= raised StopIteration: give next() a default")
+        found = self._partitions_of(keys)
+        self.items += len(keys)
+        self._counts.update(keys)
         if len(self._counts) > self._COUNTED:
-            self._counts = dict(self._ranked()[: self._COUNTED // 2])
+            self._make_room()
         return found
+
+    def _partitions_of(self, keys: list[Any]) -> list[int]:
+        kinds = set(map(type, keys))
+        if len(kinds) != 1 or not kinds <= _PLAIN_KEYS:
+            return list(map(self._partition_of, keys))
+        found = list(map(self._known_of(kinds.pop()).get, keys))
+        if None in found:
+            for place, key in enumerate(keys):
+                if found[place] is None:
+                    found[place] = self._partition_of(key)
+        return cast("list[int]", found)
+
+    def _known_of(self, kind: type) -> dict[Any, int]:
+        """By type: Decimal(1) is equal to 1, and no key, whatever was seen before it."""
+        return self._known.setdefault(kind, {})
 
     def _partition_of(self, key: Any) -> int:
         kind = type(key)
         if kind is tuple and not _PLAIN_KEYS.issuperset(map(type, key)):
             return stable_hash(key) % self._partitions
-        # With its type: Decimal(1) is equal to 1, and no key, whatever was seen before it.
-        name = (kind, key)
+        known = self._known_of(kind)
         try:
-            found = self._known.get(name)
+            found = known.get(key)
         except TypeError:  # not hashable; what it should have been, `stable_hash` tells better
             return stable_hash(key) % self._partitions
         if found is None:
-            if len(self._known) >= self._REMEMBERED:
-                self._known.clear()
-            found = self._known[name] = stable_hash(key) % self._partitions
+            if len(known) >= self._REMEMBERED:
+                known.clear()
+            found = known[key] = stable_hash(key) % self._partitions
         return found
+
+    def _make_room(self) -> None:
+        # Numbers are sorted far faster than pairs; who came as rarely as the middle one goes too.
+        middle = sorted(self._counts.values())[len(self._counts) - self._COUNTED // 2]
+        self._counts = Counter({key: n for key, n in self._counts.items() if n > middle})
 
     def _ranked(self) -> list[tuple[Any, int]]:
         return sorted(self._counts.items(), key=itemgetter(1), reverse=True)
@@ -192,11 +218,17 @@ def _shown(key: Any) -> str:
 
 
 def _partitions(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:
+    try:
+        return keyed.partitions(items)
+    except Exception:  # noqa: BLE001 - of all together; one by one says whose it is
+        return _one_by_one(keyed, positions, items)
+
+
+def _one_by_one(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:
     found: list[int] = []
     try:
-        found.extend(map(keyed.partition, items))
-        if len(found) < len(items):  # `map` takes it for its own end
-            raise RuntimeError("key= raised StopIteration: give next() a default")
+        for item in items:
+            found.append(keyed.partition(item))
     except Exception as error:
         raise WhenError(positions[len(found)]) from error
     return found

@@ -105,7 +105,7 @@ class Partitions:
         name = text_hash64(stage.name, str(number), str(loaded.birth))
         settings = OriginSettings(origin=name, stage=stage.name, low=loaded.outbox_low)
         origin = self._core.acquired(number, settings)
-        state = State(file, cache_bytes=self._cache_bytes)
+        state = State(file, cache_bytes=self._cache_bytes, timers=loaded.timers)
         owned = self._owned[number] = Owned(number, file, state, logic, origin)
         return owned, _waiting(loaded.outbox, loaded.outbox_low)
 

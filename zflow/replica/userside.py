@@ -23,13 +23,16 @@ class UserCode:
 
 def build(decl: StageDecl, parameters: dict[str, Any], context: Context) -> UserCode:
     """Make the instance of a class stage, or bind the parameters of a function."""
-    if not decl.is_class:
+    if decl.is_class:
+        instance = decl.target(**parameters)
+    else:
         call = functools.partial(decl.target, **parameters) if parameters else decl.target
-        return UserCode(call=call, instance=None)
-    instance = decl.target(**parameters)
+        if decl.runtime is None:
+            return UserCode(call=call, instance=None)
+        instance = decl.runtime.make(call, decl.options)
     instance.context = context
     context.instance = instance
-    call = getattr(instance, entry_name(decl.target, decl.kind))
+    call = getattr(instance, entry_name(instance, decl.kind))
     return UserCode(call=call, instance=instance)
 
 

@@ -34,6 +34,7 @@ from zflow.state.entries import (
     raw_key,
     unpack_row,
 )
+from zflow.state.timers import Timers
 from zflow.wire.codec import pack
 
 DEFAULT_CACHE_BYTES = 64 * 1024 * 1024
@@ -67,6 +68,7 @@ class State(MutableMapping[Any, Any]):
     (`state[k]["part"]`) and changes that after 256 more rows must assign it.
 
     cache_bytes, cache_entries: limits of the cache; bytes as pickled, with about 200 for each key.
+    timers: rows of the timers, which are sealed and undone with the state.
 
     raises: StateError for a key or a value that cannot be stored or read again, Unavailable if
     the file cannot be read.
@@ -78,7 +80,9 @@ class State(MutableMapping[Any, Any]):
         *,
         cache_bytes: int = DEFAULT_CACHE_BYTES,
         cache_entries: int = DEFAULT_CACHE_ENTRIES,
+        timers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
+        self.timers = Timers(timers)
         self._committed = committed
         self._item: dict[bytes, Entry] = {}
         self._batch: dict[bytes, Entry] = {}
@@ -156,6 +160,7 @@ class State(MutableMapping[Any, Any]):
                 break
         self._batch.update(item)
         self._item = {}
+        self.timers.seal()
 
     def _changed(self) -> dict[bytes, Entry]:
         """What the running item did, less the values that it only read."""
@@ -191,6 +196,7 @@ class State(MutableMapping[Any, Any]):
     def undo(self) -> None:
         """The running item failed: forget what it did since the last `seal`."""
         item, self._item = self._item, {}
+        self.timers.undo()
         for raw in item:
             self._spoil(raw)
 

@@ -84,6 +84,7 @@ class Batch:
     outbox_low: int = 0
     next_oseq: int = 0
     done: bool = False
+    timers: list[tuple[bytes, bytes | None]] = field(default_factory=list)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class Loaded:
     next_oseq: int
     outbox_low: int
     done: bool
+    timers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 def encode_numbers(ranges: Iterable[Range]) -> bytes:
@@ -158,7 +160,7 @@ class PartitionFile:
             schema.claim(self._writer, self._path, stage, place)
             self._writer.execute("UPDATE meta SET fence = fence + 1")
             self._writer.execute("COMMIT")
-            self.loaded = load(self._writer)
+            self.loaded = _load_all(self._writer)
         except BaseException:
             self._close_files()
             raise
@@ -184,7 +186,7 @@ class PartitionFile:
         try:
             self._close_files()
             self._open()
-            loaded = load(self._writer)
+            loaded = _load_all(self._writer)
         except sqlite3.Error as error:
             raise unreadable(self._path, error) from error
         self._check(loaded.fence)
@@ -274,6 +276,10 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     if len(puts) < len(batch.state):
         gone = [(key,) for key, value in batch.state if value is None]
         db.executemany("DELETE FROM state WHERE key = ?", gone)
+    for key, value in batch.timers:
+        db.execute("DELETE FROM timer WHERE key = ?", (key,))
+        if value is not None:
+            db.execute("INSERT INTO timer VALUES (?, ?)", (key, value))
     if batch.outbox:
         rows = [(row.first, row.n, row.raw) for row in batch.outbox]
         db.executemany("INSERT INTO outbox VALUES (?, ?, ?)", rows)
@@ -287,7 +293,7 @@ def _seen_values(row: SeenRow) -> tuple[object, ...]:
 
 
 def load(db: sqlite3.Connection) -> Loaded:
-    """All but the state."""
+    """All but the state and the timers."""
     meta = db.execute("SELECT birth, fence, next_oseq, outbox_low, done FROM meta").fetchone()
     marks = db.execute("SELECT origin, low FROM watermark")
     seen = db.execute("SELECT origin, path, axis, fixed, numbers, top FROM seen ORDER BY id")
@@ -302,6 +308,13 @@ def load(db: sqlite3.Connection) -> Loaded:
         seen=[_seen_row(row) for row in seen],
         outbox=[OutboxRow(first=first, n=n, raw=raw) for first, n, raw in outbox],
     )
+
+
+def _load_all(db: sqlite3.Connection) -> Loaded:
+    """With the timers, which a file of an older zflow has not before it is migrated."""
+    loaded = load(db)
+    loaded.timers = db.execute("SELECT key, value FROM timer ORDER BY key").fetchall()
+    return loaded
 
 
 def _seen_row(row: tuple[int, int, int, int, bytes, int]) -> SeenRow:

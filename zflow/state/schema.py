@@ -13,7 +13,7 @@ from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.ids import new_birth
 from zflow.state.filesystem import refuse_network_folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Durability = Literal["power", "process"]
 # With NORMAL the last commits before a power failure may be gone, never half of one (H23).
 SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "NORMAL"}
@@ -55,8 +55,12 @@ def _make_tables(db: sqlite3.Connection) -> None:
         db.execute(statement)
 
 
+def _add_timers(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE timer (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+
+
 # What makes each version out of the one before it, in one transaction.
-MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _make_tables}
+MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _make_tables, 2: _add_timers}
 
 
 def connect(path: Path, *, writable: bool) -> sqlite3.Connection:

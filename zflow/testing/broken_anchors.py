@@ -10,6 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from zflow.hashing import mix64
+from zflow.intervals import Range
 from zflow.protocol.anchor import Applied, Commit, Dedupe, Partition
 from zflow.protocol.core import Core
 from zflow.protocol.identity import Brancher
@@ -37,11 +38,11 @@ _low_marks = Core._watermarks
 # --- what was applied ---------------------------------------------------------------------------
 
 
-def numbers_unmarked(self: Dedupe, run: Run) -> list[int]:
+def fresh_unmarked(self: Dedupe, run: Run) -> list[Range]:
     """Look only at what is remembered, not at the watermark."""
     known = self._seen.get(run.origin, {}).get((run.path, run.axis, run.fixed))
-    numbers = run.numbers or range(run.start, run.start + run.n)
-    return [n for n in numbers if known is None or n not in known]
+    fresh = [p for p in range(run.n) if known is None or run.number(p) not in known]
+    return [(p, p + 1) for p in fresh]
 
 
 def dedupe_of_nothing(

@@ -220,7 +220,7 @@ MUTANTS = _mutants(
     (
         "below_mark",
         "everything below the watermark is a duplicate",
-        ((Dedupe, "_numbers_left", anchors.numbers_unmarked),),
+        ((Dedupe, "_fresh_along", anchors.fresh_unmarked),),
     ),
     (
         "dedupe_ack",
