@@ -54,6 +54,17 @@ class Killer:
         self._wait(ready, " and ".join(stages))
         return found
 
+    def one_of(self, stages: Sequence[str]) -> Replica:
+        """A replica of the first of these stages that has one which may be killed."""
+        found: list[Replica] = []
+
+        def ready() -> bool:
+            found[:] = next(filter(None, map(self._ready, stages)), [])
+            return bool(found)
+
+        self._wait(ready, " or ".join(stages))
+        return self._dice.choice(found)
+
     def _ready(self, stage: str) -> list[Replica]:
         """Replicas that have done some work, or were not killed too often without any."""
         found = [replica for replica in self.run.replicas() if replica.stage == stage]

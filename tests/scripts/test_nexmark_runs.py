@@ -45,8 +45,9 @@ def test_the_answers_are_the_right_ones_although_replicas_are_killed(queries, tm
     figures = json.loads(report.read_text())
     assert list(figures) == queries.split(",")
     for found in figures.values():
-        assert (found["equal"], found["kills"], found["late"], found["dead"]) == (True, 4, 0, 0)
+        assert (found["equal"], found["late"], found["dead"]) == (True, 0, 0)
         assert found["answers"] > 0
+        assert found["kills"] >= 3, "one victim may have been gone already"
 
 
 @pytest.mark.slow
