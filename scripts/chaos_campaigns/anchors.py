@@ -4,6 +4,7 @@ Of any replica (D1), of everything (D2), of the source between an acknowledgemen
 position (C20).
 """
 
+import random
 import signal
 import time
 
@@ -22,18 +23,29 @@ TRICKLE_PER_S = 1000  # items
 
 
 class PatientKiller(Killer):
-    """Kills only processes that have worked, and not at once."""
+    """Kills only processes that have worked, not at once, and none twice."""
+
+    def __init__(self, run: Run, dice: random.Random) -> None:
+        super().__init__(run, dice)
+        self._killed: set[int] = set()  # some of them may still be seen for a moment
 
     def _ready(self, stage: str) -> list[Replica]:
         return [
             replica
             for replica in self.run.replicas()
-            if replica.stage == stage and age_s(replica) >= LEAST_AGE_S and self._worked(replica)
+            if replica.stage == stage and self._may_die(replica)
         ]
 
-    def _worked(self, replica: Replica) -> bool:
+    def _may_die(self, replica: Replica) -> bool:
+        if replica.pid in self._killed or age_s(replica) < LEAST_AGE_S:
+            return False
         counters = self.run.counters(replica)
         return counters.get("processed", 0) + counters.get("duplicates", 0) > 0
+
+    def kill(self, victims: list[Replica]) -> None:
+        """All at once."""
+        self._killed.update(victim.pid for victim in victims)
+        super().kill(victims)
 
 
 def age_s(replica: Replica) -> float:

@@ -20,10 +20,11 @@ from zflow.errors import Unavailable
 from zflow.state.partition import PartitionFile
 
 STAGES = ("Tally", "Rows")
-# What the file says to a process that has been replaced -> how it is counted.
+# The last words of a process that has been replaced -> how they are counted.
 REFUSALS = {
     "another process has acquired this partition": "fenced",
     "another process has opened this sink since": "superseded",
+    "of this slot is known: ending": "told by a peer",
 }
 ENDS_WITHIN_S = 2.0  # one that has nothing to write never learns that it was replaced
 PARTITIONS = 64
@@ -143,8 +144,8 @@ def play_fenced(job: Job) -> Verdict:
     exact.finish_exact(job, run, verdict, n)
     seen += refusals(run)
     verdict.facts |= dict(seen)
-    for kind in ("worked beside", *REFUSALS.values()):
-        verdict.need(seen[kind] > 0, f"not seen: {kind}")
+    verdict.need(seen["worked beside"] > 0, "no successor worked beside the old process")
+    verdict.need(seen["fenced"] + seen["superseded"] > 0, "no commit was refused by the file")
     site.kill_marked()
     return verdict
 
