@@ -82,11 +82,11 @@ class Durable:
             yields=False,
         )
         for owned, outputs in partitions.open_existing():
-            self.worker.produce(owned, outputs)
+            self.worker.rounds.produce(owned, outputs)
 
     def die(self) -> None:
         """As after kill -9: nothing is written any more, the files and locks are free."""
-        self.worker._committer.close()
+        self.worker.rounds._committer.close()
         self.worker.partitions.close()
 
     def restart(self) -> None:
@@ -110,9 +110,9 @@ class Durable:
             self.woken.clear()
             worked = self.worker.slice()
             self.bench.turn()
-            if not worked and self.worker._round:
+            if not worked and self.worker.rounds._round:
                 self.woken.wait(WITHIN_S)
-            elif not worked and not self.worker._open:
+            elif not worked and not self.worker.rounds._open:
                 return
         raise AssertionError("the worker never came to rest")
 
@@ -197,7 +197,7 @@ def test_a_unit_that_comes_again_during_a_commit_is_acknowledged_although_nothin
     monkeypatch.setattr(PartitionFile, "commit", wait)
     one = durable()
     one.feed([("a", 1)])
-    while not one.worker._round:
+    while not one.worker.rounds._round:
         one.worker.slice()
     one.feed([("a", 1)], first=0)
     one.worker.slice()
@@ -227,7 +227,7 @@ def test_outputs_that_were_settled_are_not_sent_again(durable):
     one.work()
     one.bench.links.settle()
     one.bench.turn()
-    one.worker._low_due_ns = 0
+    one.worker.rounds._low_due_ns = 0
     one.work()
     one.restart()
     one.bench.turn()
@@ -241,7 +241,7 @@ def test_the_names_of_outputs_go_on_where_they_ended_although_no_row_is_left(dur
     first = {(run.origin, run.start) for run in one.bench.links.runs[EDGE]}
     one.bench.links.settle()
     one.bench.turn()
-    one.worker._low_due_ns = 0
+    one.worker.rounds._low_due_ns = 0
     one.work()
     one.restart()
     one.feed([("a", 2)], first=1)
@@ -435,3 +435,30 @@ def test_a_commit_that_had_reached_the_disk_although_it_failed_is_not_stored_twi
     one.work()
     assert one.sent == [("a", 1), ("a", 3)]
     assert one.bench.acked() == [0, 1]
+
+
+def test_outputs_whose_key_or_when_raises_are_given_up_one_by_one_however_many(
+    make_bench, route, tmp_path
+):
+    def odd(item):
+        if item % 2:
+            raise ValueError("odd")
+        return True
+
+    class Many(DurableStage):
+        def process(self, item):
+            return None
+
+        def finish(self):
+            yield from range(2000)
+
+    one = Durable(lambda: make_bench(route(EDGE, when=odd)), tmp_path / "state", Many)
+    try:
+        one.feed([("a", 1)])
+        one.work()
+        one.worker.concluding = True
+        one.work()
+        assert one.sent == list(range(0, 2000, 2))
+        assert len(one.bench.buried) == 1000
+    finally:
+        one.die()

@@ -274,7 +274,7 @@ def make_durable(place: Place, user: User, bench: Bench, wake: Callable[[], None
     )
     for owned, outputs in partitions.open_existing():
         if outputs:
-            worker.produce(owned, outputs)
+            worker.rounds.produce(owned, outputs)
     return worker
 
 

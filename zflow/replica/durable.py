@@ -1,11 +1,10 @@
-"""Runs a durable stage: applies units to the partitions that this replica owns, and commits them.
+"""Runs a durable stage: applies units to the partitions that this replica owns.
 
-Decides when a partition commits and what becomes of a unit that fails: it is tried again in its
-place, later units of its partition wait, those of others do not. What is a duplicate and when a
-unit may be acknowledged is decided in `protocol.anchor`.
+Decides what becomes of a unit that fails: it is tried again in its place, later units of its
+partition wait, those of others do not. What is a duplicate and when a unit may be acknowledged is
+decided in `protocol.anchor`; when everything is committed, in `rounds`.
 """
 
-import itertools
 import logging
 from collections.abc import Callable, Iterator
 from types import GeneratorType
@@ -17,25 +16,19 @@ from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
 from zflow.replica.alarms import Alarms
 from zflow.replica.committer import Committer
-from zflow.replica.emit import WhenError
-from zflow.replica.partitions import Owned, Partitions, pack_outputs
+from zflow.replica.partitions import Owned, Partitions
+from zflow.replica.rounds import Rounds
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
-from zflow.state.partition import Batch, OutboxRow, SeenRow, encode_numbers
-from zflow.windowing.calls import Failed
-from zflow.wire.codec import load_item, pack
+from zflow.wire.codec import pack
 from zflow.wire.run import Run, item_span
 
 _LOG = logging.getLogger("zflow.durable")
-GROUP_NS = 20_000_000  # a round waits that long for company, and not at all in an idle stage
-MAX_GROUP_NS = 200_000_000  # longer than GROUP_NS only where rounds take long, see `_is_time`
-GROUP_UNITS = 1000  # of each partition in a round, on average: then it does not wait
 PORTION_UNITS = 1000  # taken at once, however fast they are
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
 OPEN_AGAIN_S = 0.5
 MAX_HELD = 8192  # units that wait behind one that failed
-LOW_EVERY_NS = 250_000_000  # settled outputs are deleted with the next commit, or that much later
 
 
 class Work:
@@ -87,28 +80,20 @@ class DurableWorker:
         self.concluding = False
         self._instance = instance
         self._call = call
-        self._committer = committer
+        self.rounds = Rounds(bench, partitions, committer)
         self._stage = stage
         self._options = options
         self._yields = yields
         self._held = 0
         self._holding: dict[int, Owned] = {}
-        self._open: dict[int, Owned] = {}  # with something to commit
-        self._opened_ns = 0  # when the first of it was applied
-        self._round: list[Owned] = []  # under way
-        self._round_began_ns = 0
-        self._round_ns = 0  # how long the last one took
-        self._uncommitted = 0
-        self._applied = 0  # of these, since the last round began
         self._unopened: dict[int, list[Work]] = {}  # for partitions that cannot be opened now
         self._open_due_s = 0.0
         self._complain = Repeating(_LOG, bench.clock)
-        self._low_due_ns = 0
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
         self._alarms = Alarms(
-            bench, instance, partitions, self._opened, stage=stage, options=options
+            bench, instance, partitions, self.rounds.opened, stage=stage, options=options
         )
 
     # -- one slice ---------------------------------------------------------------------------
@@ -116,9 +101,7 @@ class DurableWorker:
     def slice(self) -> bool:
         """Commits that are done, units that wait, then portions until 2 ms are used up."""
         bench = self.bench
-        if self._committer.failure is not None:
-            raise self._committer.failure
-        self._settle()
+        self.rounds.settle()
         began_ns = now_ns = bench.clock.now_ns()
         worked = self._try_again(now_ns / 1e9)
         while now_ns - began_ns < SLICE_NS:
@@ -135,7 +118,7 @@ class DurableWorker:
         worked |= self._alarms.fire()
         if self.concluding and not worked:
             worked = self._conclude(now_ns)
-        self._commit_due(now_ns, idle=not worked)
+        self.rounds.begin_if_due(now_ns, idle=not worked)
         return worked
 
     def _take(self, now_ns: int) -> Portion | None:
@@ -156,7 +139,7 @@ class DurableWorker:
 
     def _full(self) -> bool:
         """Enough is open here: not durable yet, behind a unit that fails, or in one partition."""
-        if self._uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
+        if self.rounds.uncommitted >= MAX_UNCOMMITTED or self._held >= MAX_HELD:
             return True
         return any(owned.origin.full() for owned in self.partitions.all())
 
@@ -261,11 +244,9 @@ class DurableWorker:
         if position > begin:
             whole = begin == 0 and position == run.n
             owned.logic.applied(run if whole else run.cut(begin, position), outputs)
-            self._uncommitted += position - begin
-            self._applied += position - begin
             self.bench.counters.processed += position - begin
             self.bench.counters.late = self.bench.context.late
-            self._opened(owned)
+            self.rounds.opened(owned, position - begin)
         return position
 
     def _call_each(self, work: Work, at: int, count: int, made: list[Any]) -> None:
@@ -293,7 +274,7 @@ class DurableWorker:
         if n == 0:
             return
         if owned.logic.owes(work.link, work.first, n):
-            self._opened(owned)  # duplicates behind a commit under way: no other may follow
+            self.rounds.opened(owned)  # duplicates behind a commit under way: no other may follow
         else:
             with self.bench.reactor.lock:
                 self.bench.reactor.core.committed(work.link, work.first, n)
@@ -365,146 +346,17 @@ class DurableWorker:
         due_s = min((owned.held[0].due_s for owned in self._holding.values()), default=1e18)
         if self._unopened:
             due_s = min(due_s, self._open_due_s)
-        if self._open and not self._round:
-            due_s = min(due_s, (self._opened_ns + GROUP_NS) / 1e9)
         if self.concluding and self._finish_due_s:
             due_s = min(due_s, self._finish_due_s)
-        return min(due_s, self._alarms.due_s())
-
-    # -- commits -----------------------------------------------------------------------------
-
-    def _opened(self, owned: Owned) -> None:
-        if not self._open:
-            self._opened_ns = self.bench.clock.now_ns()
-        self._open[owned.number] = owned
-
-    def _commit_due(self, now_ns: int, *, idle: bool) -> None:
-        """Begin the next round, if it is time: everything that is open, in all partitions.
-
-        One at a time, and acknowledged as a whole: what came in one message is then acknowledged
-        as one range, and not partition by partition.
-        """
-        if self._round:
-            return
-        core = self.bench.reactor.core
-        if idle and (now_ns >= self._low_due_ns or core.quiet()):
-            self._low_due_ns = now_ns + LOW_EVERY_NS
-            for owned in self.partitions.all():
-                if owned.origin.low > owned.low:
-                    self._open[owned.number] = owned
-        if self._open and (idle or self._is_time(now_ns)):
-            self._round_began_ns = now_ns
-            self._round = list(self._open.values())
-            self._open.clear()
-            self._applied = 0
-            for owned in self._round:
-                self._submit(owned)
-
-    def _is_time(self, now_ns: int) -> bool:
-        """A busy stage begins a round: something is GROUP_NS old, or there is much.
-
-        A round costs a commit in every open partition, about the same for one unit as for many.
-        So it is under way for half of the time at most: on a slow disk, and in stages with many
-        partitions, rounds are fewer and larger.
-        """
-        wait_ns = max(GROUP_NS, min(MAX_GROUP_NS, 2 * self._round_ns))
-        aged = now_ns - self._opened_ns >= wait_ns
-        return aged or self._applied >= GROUP_UNITS * len(self._open)
-
-    def _submit(self, owned: Owned) -> None:
-        """Everything that is open, to the disk in one transaction."""
-        watermarks = self.bench.reactor.core.inbox.watermarks
-        commit = owned.logic.take(watermarks, owned.origin.low)
-        outbox = []
-        if commit.outputs:
-            raw = pack_outputs(commit.outputs)
-            outbox = [OutboxRow(first=commit.first, n=len(commit.outputs), raw=raw)]
-        batch = Batch(
-            seen=[
-                SeenRow(
-                    origin=one.origin,
-                    path=one.path,
-                    axis=one.axis,
-                    fixed=one.fixed,
-                    numbers=encode_numbers(one.ranges),
-                    top=one.top,
-                )
-                for one in commit.applied
-            ],
-            watermarks=commit.watermarks,
-            state=owned.state.take(),
-            timers=owned.state.timers.take(),
-            outbox=outbox,
-            outbox_low=commit.low,
-            next_oseq=owned.logic.next,
-            done=commit.done,
-        )
-        self._committer.submit(owned, batch)
-
-    def _settle(self) -> None:
-        """Acknowledge a round that is durable, and send what was made of it."""
-        if not self._round or len(self._committer.done) < len(self._round):
-            return
-        self._committer.done.clear()
-        self._round_ns = self.bench.clock.now_ns() - self._round_began_ns
-        finished, self._round = self._round, []
-        for owned in finished:
-            commit = owned.logic.stored()
-            owned.state.committed()
-            owned.low = commit.low
-            owned.done = owned.done or commit.done
-            self._uncommitted -= commit.n
-            core = self.bench.reactor.core
-            with self.bench.reactor.lock:
-                for link, first, n in commit.units:
-                    core.committed(link, first, n)
-            if commit.outputs:
-                self.produce(owned, list(map(load_item, commit.outputs)))
-
-    def produce(self, owned: Owned, items: list[Any]) -> None:
-        """Outputs that are committed go on their way, around those that no edge takes."""
-        bench = self.bench
-        core = bench.reactor.core
-        if Failed in set(map(type, items)):
-            self._produce_failed(owned, items)
-            return
-        try:
-            outputs = bench.emitter.route(items)
-        except WhenError as error:
-            self.produce(owned, items[: error.position]) if error.position else None
-            with bench.reactor.lock:
-                bad = describe(error.__cause__ or error)
-                core.produced_bad("final", *bad, None, owned.origin)
-            rest = items[error.position + 1 :]
-            if rest:
-                self.produce(owned, rest)
-            return
-        with bench.reactor.lock:
-            core.produced_at(owned.origin, outputs, len(items), bench.clock.now_ns(), None)
-            bench.reactor.flush()
-
-    def _produce_failed(self, owned: Owned, items: list[Any]) -> None:
-        """Outputs among which are windows that were given up."""
-        for is_failed, some in itertools.groupby(items, lambda item: type(item) is Failed):
-            if not is_failed:
-                self.produce(owned, list(some))
-                continue
-            with self.bench.reactor.lock:
-                for lost in some:
-                    why = ("error", lost.error_class, lost.error)
-                    self.bench.reactor.core.produced_bad(*why, None, owned.origin, [lost.item])
-                self.bench.reactor.perform()
+        return min(due_s, self.rounds.due_s(), self._alarms.due_s())
 
     # -- the end -----------------------------------------------------------------------------
 
     def settled(self) -> bool:
         """Nothing is open here: committed, sent, and no `finish` left that was asked for."""
-        if self._open or self._round or self._holding or self._unopened:
+        if not self.rounds.settled() or self._holding or self._unopened:
             return False
-        every = self.partitions.all()
-        if any(owned.origin.low > owned.low for owned in every):
-            return False
-        return not self.concluding or all(owned.done for owned in every)
+        return not self.concluding or all(owned.done for owned in self.partitions.all())
 
     def _conclude(self, now_ns: int) -> bool:
         """Run `finish` of one partition that has not had its own; False if there is none."""
@@ -522,7 +374,7 @@ class DurableWorker:
                 finally:
                     self.bench.entered(False)
                 owned.logic.finished(outputs)
-                self._opened(owned)
+                self.rounds.opened(owned)
                 return True
         return False
 
@@ -553,5 +405,5 @@ class DurableWorker:
 
     def close(self) -> None:
         """Let the next owners have the partitions; blocks for commits under way."""
-        self._committer.close()
+        self.rounds.close()
         self.partitions.close()
