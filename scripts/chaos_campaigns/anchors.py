@@ -20,6 +20,7 @@ STAGES = ("numbers", "spread", "Tally", "Rows")
 LEAST_AGE_S = 1.5  # a process that never came to work counts towards a crash loop
 CAUGHT_WITHIN_S = 60.0
 TRICKLE_PER_S = 1000  # items
+MOST_AHEAD = 1000  # items, so that a slow machine does not use them up between two kills
 
 
 class PatientKiller(Killer):
@@ -145,11 +146,13 @@ def kill_between(run: Run, gate: Trickle) -> int:
     beyond = gate.at  # so that each kill hits other units
     deadline_s = time.monotonic() + CAUGHT_WITHIN_S
     while time.monotonic() < deadline_s:
-        gate.turn()
         if run.process.poll() is not None:
             raise Stuck(f"the run ended under the kills: {run.ending()}")
         source = exact.source_of(run)
-        if source is not None and run.counters(source).get("low", 0) > beyond:
+        low = run.counters(source).get("low", 0) if source is not None else 0
+        if gate.at < max(beyond, low) + MOST_AHEAD:
+            gate.turn()
+        if source is not None and low > beyond:
             # Stopped, so that nothing comes to the disk between the look and the kill.
             source.signal(signal.SIGSTOP)
             (path,) = run.site.folder.glob(".zflow/*/*/positions/numbers-0.sqlite")

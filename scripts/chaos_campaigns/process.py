@@ -101,13 +101,13 @@ class Site:
     def marked(self) -> Iterator[int]:
         """Every living process that a run of this site started, directly or not."""
         mark = f"{MARK}={self.folder}".encode()
-        for path in Path("/proc").glob("[0-9]*/environ"):
+        for process in _processes():
             with suppress(OSError):  # ended meanwhile, or another user's
                 if (
-                    mark in path.read_bytes().split(b"\0")
-                    and _state_and_parent(path.parent)[0] == "alive"
+                    mark in (process / "environ").read_bytes().split(b"\0")
+                    and _state_and_parent(process)[0] == "alive"
                 ):
-                    yield int(path.parent.name)
+                    yield int(process.name)
 
     def kill_marked(self) -> None:
         """kill -9 of everything at once."""
@@ -176,16 +176,16 @@ class Run:
     def replicas(self) -> list[Replica]:
         """Those that live now."""
         found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
+        for process in _processes():
             with suppress(OSError, ValueError):
-                words = path.read_bytes().decode(errors="replace").split("\0")
+                words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
                 if "zflow.replica" not in words or str(self.process.pid) not in words:
                     continue
                 after = dict(zip(words, words[1:], strict=False))
-                if _state_and_parent(path.parent) == ("alive", self.process.pid):
+                if _state_and_parent(process) == ("alive", self.process.pid):
                     found.append(
                         Replica(
-                            pid=int(path.parent.name),
+                            pid=int(process.name),
                             slot=after["--slot"],
                             incarnation=int(after["--incarnation"]),
                             run=Path(after["--run"]),
@@ -239,6 +239,11 @@ class Run:
     def tail(self) -> str:
         """The end of what it said to people."""
         return "\n".join(self.err.read_text(errors="replace").splitlines()[-40:])
+
+
+def _processes() -> Iterator[Path]:
+    """Every process now. Not by a glob: that fails if one ends while it looks at it."""
+    return (Path("/proc") / name for name in os.listdir("/proc") if name.isdigit())
 
 
 def _state_and_parent(process: Path) -> tuple[str, int]:

@@ -232,12 +232,12 @@ CAMPAIGNS = (
         name="D4",
         title="the same without any lock, the stopped process goes on beside its successor",
         full={"items": 200_000, "stops": 20, "least_s": 5, "most_s": 30},
-        ci={"items": 30_000, "stops": 4, "least_s": 2, "most_s": 3},
+        ci={"items": 30_000, "stops": 4, "least_s": 5, "most_s": 6},
         play=play_fenced,
         twin=Twin(
             patch=NO_FENCE,
             breaks="not exact",
-            size={"items": 30_000, "stops": 4, "least_s": 2, "most_s": 3},
+            size={"items": 30_000, "stops": 4, "least_s": 5, "most_s": 6},
         ),
     ),
 )

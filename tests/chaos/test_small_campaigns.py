@@ -17,7 +17,7 @@ SIZES = {
     "D1": {"items": 16_000, "kills": 4, "each": 1, "pause_s": 0.2},
     "D2": {"items": 10_000, "kills": 1},
     "D3": {"items": 6_000, "stops": 2, "least_s": 0.5, "most_s": 1},
-    "D4": {"items": 20_000, "stops": 4, "least_s": 1.5, "most_s": 2},
+    "D4": {"items": 20_000, "stops": 4, "least_s": 5, "most_s": 5.5},
     "D5": {"items": 10_000, "kills": 1, "pause_s": 0.2, "poison": 1},
     "D6": {"items": 6_000, "kills": 2, "pause_s": 0.2, "poison": 0},
     "C10": {"items": 8_000, "turns": 1, "kills": 1},
