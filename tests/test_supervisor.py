@@ -314,6 +314,33 @@ def test_deaths_by_a_poisonous_item_are_no_crash_loop(children, wait_until):
     assert made.supervisor.crash_looping() is None
 
 
+def refuse(made, wait_until):
+    """The next incarnation says itself that a disk is full."""
+    made.script("echo the disk is full >&2; exit 75")
+    made.clock.ahead_s += 31.0
+    made.supervisor.start_due()
+    return made.died(wait_until)
+
+
+def test_a_full_disk_is_no_crash_loop_and_speaks_against_no_item(children, wait_until):
+    made = children()
+    for _ in range(CRASH_LOOP + 3):
+        death = refuse(made, wait_until)
+        assert death.crash.strikes == 0
+        assert made.member.start_at_s - made.clock.now_s() <= module.UNAVAILABLE_RETRY_S
+    assert made.supervisor.crash_looping() is None
+
+
+def test_a_disk_that_stays_full_is_a_crash_loop_in_the_end(children, wait_until):
+    made = children()
+    refuse(made, wait_until)
+    made.clock.ahead_s += module.UNAVAILABLE_S
+    for _ in range(CRASH_LOOP):
+        assert made.supervisor.crash_looping() is None
+        refuse(made, wait_until)
+    assert made.supervisor.crash_looping() is made.member
+
+
 def test_killing_all_waits_until_all_are_gone(children):
     made = children(replicas=3)
     made.supervisor.start_due()

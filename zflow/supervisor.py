@@ -19,7 +19,7 @@ from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.paths import RunDirectory
 from zflow.state.blackbox import Reading, read_black_box
-from zflow.wire.control import RunConfig, StageConfig
+from zflow.wire.control import EXIT_UNAVAILABLE, RunConfig, StageConfig
 from zflow.wire.data import MAX_ERROR_BYTES, Crash
 
 BACKOFF_FIRST_S = 0.1
@@ -27,6 +27,8 @@ BACKOFF_MAX_S = 30.0
 CRASH_LOOP = 5  # successive incarnations that died before they settled one unit
 STUCK_CHECK_S = 0.25
 WHOLE_DEATH, BARE_DEATH = 3, 1  # strikes; see protocol.suspects
+UNAVAILABLE_S = 300.0  # a disk may be full for that long before it counts as a crash loop
+UNAVAILABLE_RETRY_S = 1.0  # and its stage goes on that soon after there is space
 _BARE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -56,6 +58,7 @@ class Member:
     killed_because: str = ""
     start_at_s: float = 0.0  # when the next incarnation may start; 0 while one runs
     fruitless: int = 0
+    refused_since_s: float = 0.0  # since when a disk or a lock has refused; 0 if none does
     failures: int = 0
     finished: bool = False
     last_tail: str = ""
@@ -165,7 +168,8 @@ class Supervisor:
         # User code can end the process with exit code 0 too; only the replica itself says so here.
         orderly = process.returncode == 0 and counters.get("finished") == 1
         crash = _crash(member, box, strikes, f"{cause}\n{tail}" if tail else cause)
-        self._plan(member, orderly, crash, counters, tail)
+        refused = process.returncode == EXIT_UNAVAILABLE and not member.killed_because
+        self._plan(member, orderly, crash, counters, tail, refused=refused)
         return Death(
             slot=member.slot,
             incarnation=member.incarnation,
@@ -180,6 +184,8 @@ class Supervisor:
         """What ended it, in words, and how far that speaks against what it was executing."""
         if member.killed_because:
             return member.killed_because, WHOLE_DEATH
+        if code == EXIT_UNAVAILABLE:
+            return "a disk or a lock refuses for now (exit code 75)", 0
         if code >= 0:
             return f"exit code {code}", WHOLE_DEATH
         name = signal.Signals(-code).name
@@ -191,20 +197,35 @@ class Supervisor:
         return f"signal {-code} ({name})", strikes
 
     def _plan(
-        self, member: Member, orderly: bool, crash: Crash, counters: dict[str, int], tail: str
+        self,
+        member: Member,
+        orderly: bool,
+        crash: Crash,
+        counters: dict[str, int],
+        tail: str,
+        *,
+        refused: bool,
     ) -> None:
         """When the successor may start, and whether there is still hope."""
         if orderly:
             member.finished = True
             return
+        now_s = self._clock.now_s()
+        if not refused:
+            member.refused_since_s = 0.0
+        elif not member.refused_since_s:
+            member.refused_since_s = now_s
         if counters.get("processed", 0) + counters.get("duplicates", 0) > 0:
             member.failures = 0
             member.fruitless = 0
+        elif refused and now_s - member.refused_since_s < UNAVAILABLE_S:
+            pass  # it waits for space, as a living one does
         elif not crash.runs or crash.strikes < WHOLE_DEATH:
             member.fruitless += 1
-        wait_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2.0**member.failures)
+        most_s = UNAVAILABLE_RETRY_S if refused else BACKOFF_MAX_S
+        wait_s = min(most_s, BACKOFF_FIRST_S * 2.0**member.failures)
         member.failures += 1
-        member.start_at_s = self._clock.now_s() + wait_s
+        member.start_at_s = now_s + wait_s
         member.last_tail = tail
 
     def crash_looping(self) -> Member | None:

@@ -4,6 +4,7 @@ On real file systems: a small tmpfs that is filled up, and one that is made read
 """
 
 import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -14,6 +15,7 @@ import pytest
 
 from zflow.state.blackbox import read_black_box
 from zflow.state.deadletter import read_dead_letters
+from zflow.supervisor import CRASH_LOOP
 
 pytestmark = pytest.mark.slow
 
@@ -197,3 +199,56 @@ def test_a_run_that_is_stopped_while_its_disk_is_full_says_so_and_continues_late
     done = shop.zflow("run", "flow.py", "--resume", "last", "--state", disk / "run", "--json")
     assert done.code == 0, done.err[-2000:]
     assert letters(disk / "run") == list(range(ITEMS))
+
+
+COUNTING = """
+    import os, time
+    from zflow import DurableStage
+
+    @source
+    def read(n: int = 400):
+        for k in range(n):
+            if k == 200:
+                open("waiting", "w").close()
+                while not os.path.exists("go"):
+                    time.sleep(0.01)
+            yield k
+
+    @stage
+    class Count(DurableStage):
+        def process(self, k):
+            self.state["n"] = self.state.get("n", 0) + 1
+
+        def finish(self):
+            return self.state.get("n")
+
+    @sink
+    def show(n):
+        print(n)
+
+    flow = Topology("counting")
+    flow.connect(read, Count, show)
+"""
+
+
+def test_a_durable_stage_that_dies_while_its_disk_is_full_is_back_when_there_is_space(
+    shop, mount, wait_until, tmp_path
+):
+    state = mount(tmp_path / "small")
+    shop.write(COUNTING)
+    running = shop.start("run", "flow.py", "--state", state)
+    wait_until((shop.folder / "waiting").exists, START_S)
+    wait_until(lambda: stored_low(state) == 200, START_S)
+    filler = state / "filler"
+    fill(filler)
+    (victim,) = running.replicas("Count")
+    os.kill(victim, signal.SIGKILL)
+    (shop.folder / "go").touch()
+    wait_until(lambda: running.err.count("refuses for now") > CRASH_LOOP, START_S)
+    assert running.process.poll() is None
+    filler.unlink()
+    freed_s = time.monotonic()
+    done = running.end()
+    assert done.code == 0, done.err
+    assert done.lines == ["400"]
+    assert time.monotonic() - freed_s < 2 * SOON_S

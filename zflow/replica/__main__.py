@@ -48,7 +48,7 @@ def main() -> int:
         Replica(place, snapshot, sockets, clock).run(client)
     except (ConfigError, Unavailable) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
-        return EXIT_FAILED
+        return EXIT_FAILED if isinstance(error, ConfigError) else control.EXIT_UNAVAILABLE
     except Exception as error:  # noqa: BLE001 - around the user's import, open() and close()
         print(describe(error)[1], file=sys.stderr)  # noqa: T201
         return EXIT_FAILED

@@ -11,6 +11,7 @@ from zflow.errors import ProtocolError
 from zflow.wire.data import Crash
 
 REDRIVE = "dead:"  # the stage name of a source of dead letters begins with this
+EXIT_UNAVAILABLE = 75  # of a replica: a disk or a lock refuses for now (EX_TEMPFAIL, sysexits.h)
 PHASES = ("bind", "connect", "run", "drain", "finish")  # of a run, in order
 
 
