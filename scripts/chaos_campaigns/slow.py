@@ -12,11 +12,11 @@ import time
 from chaos_campaigns.campaign import Campaign, Job, Twin, finish, start
 from chaos_campaigns.process import POLL_S, Replica, Run, Site, Stuck
 from chaos_campaigns.verdict import Verdict, count, replayed
+from zflow.wire.control import EXIT_UNAVAILABLE
 
 DRAIN_S = 120.0
 REFUSED_WITHIN_S = 10.0
 REFUSAL = "another process holds this slot"
-EXIT_REFUSED = 70
 MOST_STOPPED = 4  # at the same time
 STAGES = ("numbers", "left", "right", "merge", "Collect")
 DEAD_TIME_S = 10.0  # zflow's own: a peer is dead after so much silence with the connection down
@@ -60,7 +60,7 @@ def was_refused(successor: "subprocess.Popen[str]") -> bool:
         successor.kill()
         successor.communicate()
         return False
-    return successor.returncode == EXIT_REFUSED and REFUSAL in said
+    return successor.returncode == EXIT_UNAVAILABLE and REFUSAL in said
 
 
 class Stops:
