@@ -187,8 +187,9 @@ def test_values_of_the_topologys_own_classes_are_read_with_its_code(zflow, run, 
     from zflow.local.plan import load_stored
     from zflow.state.runs import read_run
 
+    before = set(sys.modules)
     load_stored(read_run(run.root))
-    (module,) = (found for name, found in sys.modules.items() if name.startswith("zflow_topology_"))
+    (module,) = (sys.modules[name] for name in set(sys.modules) - before)
     store("Sum", 0, {"k": module.Sum(total=3)})
     del sys.modules[module.__name__]
     assert zflow("get", "Sum", "k").stdout == "Sum(total=3)\n"

@@ -72,6 +72,19 @@ def test_a_draining_source_is_not_asked_for_more(make):
     assert source.bench.core.source_ended
 
 
+def test_what_a_source_yields_after_a_drain_has_ended_it_is_not_taken(make):
+    def begin(_):
+        yield 0
+        source.bench.core.source_ended = True  # from the control thread, while it waited
+        yield 1
+
+    source = make(begin)
+    assert source.run() == [0]
+    assert source.bench.core.origin.next == 1
+    assert source.bench.core.source_ended
+    assert not source.worker.ended
+
+
 def test_a_source_that_had_ended_is_not_begun_again(make):
     begun = []
     source = make(begun.append, low=5, ended=True)

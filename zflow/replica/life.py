@@ -254,7 +254,9 @@ class Replica:
 
     def _finish_for_source(self) -> None:
         """The generator still blocks and the run is over: end in its place, from the control
-        thread. Everything is settled and stored, so there is nothing that it could still add."""
+        thread. Everything is settled and stored, and what it still yields is not taken."""
+        if self._source is None:
+            return
         self._say_goodbye()
         self._keeper.close()
         self._leave_books()
@@ -348,18 +350,19 @@ class Replica:
     def step_for(self, away_s: float) -> None:
         """User code has the data thread: take a step for it, if there is reason enough."""
         source, core = self._source, self._core
-        if source is not None and self._phase >= PHASE["drain"]:
-            core.source_ended = True  # whatever it still yields is not taken
-            if self._phase >= PHASE["finish"] and away_s > PATIENCE_S:
-                self._finish_for_source()
-        waiting = (source is not None and source.waiting()) or any(
+        takes = source is not None and not core.source_ended
+        if not takes and self._phase >= PHASE["finish"] and away_s > PATIENCE_S:
+            self._finish_for_source()
+        waiting = (source is not None and takes and source.waiting()) or any(
             outbox.queued for outbox in core.outboxes.values()
         )
         if away_s < AWAY_S and not waiting:
             return
         with self._reactor.lock:
-            if source is not None and source.waiting():
-                source.collect(self._clock.now_ns())
+            if source is not None and takes:
+                if source.waiting():
+                    source.collect(self._clock.now_ns())
+                core.source_ended = self._phase >= PHASE["drain"]  # then nothing more is taken
             self._reactor.receive()
             self._keep_house()
 

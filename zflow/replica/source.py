@@ -141,6 +141,11 @@ class SourceWorker:
             with bench.reactor.lock:
                 items = list(self._pulled)
                 self._pulled.clear()
+                if core.source_ended:
+                    # A drain ended it while its code ran, and everything may have been called
+                    # settled since. A resume gives these items again.
+                    self.draining = True
+                    break
                 self._hand_over(items, ended_ns)
                 bench.reactor.flush()
                 self._complete_marks()
