@@ -189,7 +189,8 @@ def test_values_of_the_topologys_own_classes_are_read_with_its_code(zflow, run, 
 
     before = set(sys.modules)
     load_stored(read_run(run.root))
-    (module,) = (sys.modules[name] for name in set(sys.modules) - before)
+    new = set(sys.modules) - before
+    (module,) = (sys.modules[name] for name in new if name.startswith("zflow_topology_"))
     store("Sum", 0, {"k": module.Sum(total=3)})
     del sys.modules[module.__name__]
     assert zflow("get", "Sum", "k").stdout == "Sum(total=3)\n"
