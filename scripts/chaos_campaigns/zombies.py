@@ -6,9 +6,10 @@ process is taken for dead without being killed, so that it works on beside its s
 """
 
 import signal
+import sqlite3
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from chaos_campaigns import exact
@@ -82,9 +83,24 @@ def play_locked(job: Job) -> Verdict:
 
 
 def partition_refused(folder: Path, owner: Replica) -> bool:
-    """Whether somebody else can acquire a partition of a living owner."""
+    """Whether nobody else can acquire a partition that a living owner has acquired."""
     index = int(owner.slot.rpartition("/")[2])
-    path = next(p for p in exact.partition_files(folder) if int(p.stem) % 2 == index)
+    mine = [path for path in exact.partition_files(folder) if int(path.stem) % 2 == index]
+    acquired = [path for path in mine if fence_of(path)]  # it may have stopped while it opened one
+    return bool(acquired) and all(map(is_refused, acquired))
+
+
+def fence_of(path: Path) -> int:
+    """How often the file has been acquired; 0 while it is being made."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            return int(db.execute("SELECT fence FROM meta").fetchone()[0])
+    except (sqlite3.Error, TypeError):
+        return 0
+
+
+def is_refused(path: Path) -> bool:
+    """Whether the partition cannot be acquired, since somebody holds it."""
     place = {"stage": "Tally", "partition": int(path.stem), "partitions": PARTITIONS}
     try:
         PartitionFile(path, **place, durability="process").close()  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets
 from zflow.paths import RunDirectory
 from zflow.replica.process import SlotLock
+from zflow.wire.control import EXIT_UNAVAILABLE
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +160,7 @@ def test_a_process_that_does_not_get_its_slot_says_nothing_to_the_coordinator(tm
         command = [sys.executable, "-m", "zflow.replica", "--run", str(run.root)]
         command += ["--slot", str(slot), "--incarnation", "2", "--parent", str(os.getpid())]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 70
+        assert done.returncode == EXIT_UNAVAILABLE
         assert "another process holds this slot" in done.stderr
         server.wait(0.1)
         assert server.receive() == []
