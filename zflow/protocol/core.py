@@ -385,6 +385,22 @@ class Core:
         self.running -= n
         link.settle(first, n)
 
+    def released(self, partition: int) -> None:
+        """This replica owns the partition no longer; its outputs are settled."""
+        origin = self.partitions.pop(partition)
+        assert origin.empty(), "a partition is let go of once its outputs are settled"
+
+    def given_back(self, link: ReceiverLink, partition: int, first: int, n: int) -> None:
+        """Units of a portion belong to a partition of somebody else, and go to whoever owns it."""
+        self.running -= n
+        link.give_back(partition, first, n)
+
+    def assign(self, stage: str, generation: int, slots: Sequence[int]) -> None:
+        """The coordinator's word on which slot of a stage owns each of its partitions."""
+        for outbox in self.outboxes.values():
+            if isinstance(outbox, KeyedOutbox) and outbox.settings.stage == stage:
+                outbox.assign(generation, slots)
+
     def bury(self, letter: Bury, then: Callable[[], None]) -> None:
         """Commit a dead letter of this stage's own, whatever its ticket; `then` once it is."""
         letter.ticket = self._new_ticket()

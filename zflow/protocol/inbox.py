@@ -16,6 +16,7 @@ from zflow.protocol.actions import Action, LinkKey, Reply
 from zflow.protocol.credit import ReceiverCredit, Window
 from zflow.wire.data import (
     MAX_ERROR_BYTES,
+    NOT_OWNER,
     Crash,
     Data,
     Frame,
@@ -87,6 +88,20 @@ class Portion:
         self.items = items
 
 
+class Stray:
+    """Units of one partition that came to somebody who is not its owner.
+
+    version: of the statement that gives the last of them back. end: where those end which were
+    sent before the sender knew; unknown until it has seen that.
+    """
+
+    __slots__ = ("end", "version")
+
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.end: float = float("inf")
+
+
 class ReceiverLink:
     """One token of one (edge, sender slot). It owns the tasks of what came over it."""
 
@@ -108,6 +123,7 @@ class ReceiverLink:
         self.welcome_due_s = float("inf")
         self.acked = IntervalSet()
         self.nacks: deque[tuple[int, Nack]] = deque()  # with the version that first stated it
+        self.strays: dict[int, Stray] = {}  # by partition
 
     def settle(self, first: int, n: int) -> None:
         """Owner of a task: these units are processed with everything made from them."""
@@ -123,6 +139,22 @@ class ReceiverLink:
     def fail_all(self, first: int, n: int, code: str, error_class: str, error: str) -> None:
         """Units [first, first + n) failed together, before anything was made of them."""
         self._nack(first, n, code, error_class, error, partial=False)
+
+    def give_back(self, partition: int, first: int, n: int) -> None:
+        """Units of a partition that is not owned here, or was not when others of it came."""
+        self.strays[partition] = Stray(self.version + 1)
+        self._nack(first, n, NOT_OWNER, "NotOwner", "", partial=False)
+
+    def is_stray(self, partition: int, first: int) -> bool:
+        """True for units behind some that were given back and that the sender did not know of.
+
+        They go back too, even if the partition has come here meanwhile: order would be lost.
+        """
+        stray = self.strays.get(partition)
+        if stray is None or first < stray.end:
+            return stray is not None
+        del self.strays[partition]
+        return False
 
     def _nack(
         self, first: int, n: int, code: str, error_class: str, error: str, partial: bool
@@ -140,6 +172,9 @@ class ReceiverLink:
             # The sender has let go of these units on this link, so calling them acknowledged
             # from now on changes nothing and keeps the set one range.
             self.acked.add(nack.first, nack.first + nack.n)
+        for stray in self.strays.values():
+            if stray.version <= version:  # what is sent from here on was sent knowing it
+                stray.end = min(stray.end, self.next)
 
     def state(self, window: int, executing_s: float) -> State:
         """The next statement."""

@@ -13,9 +13,10 @@ class Segment:
     items: of its units, one after the other; None once they are encoded in a message.
     parents: for each unit, the position of its input in the task. gone: of a unit alone, the places
     of items that were given up and no longer travel with it; graves: the tickets of their burial.
+    order: on a keyed edge, how many units were made before it.
     """
 
-    __slots__ = ("gone", "graves", "items", "n", "parents", "runs", "task")
+    __slots__ = ("gone", "graves", "items", "n", "order", "parents", "runs", "task")
 
     def __init__(
         self, runs: list[Run], items: list[Any] | None, task: Task, parents: Sequence[int]
@@ -25,6 +26,7 @@ class Segment:
         self.task = task
         self.parents = parents
         self.n = len(parents)
+        self.order = 0
         self.gone: tuple[int, ...] = ()
         self.graves: tuple[int, ...] = ()
 
@@ -44,7 +46,7 @@ class Segment:
             first, last = item_span(self.runs, begin, end)
             items = self.items[first:last]
         part = Segment(cut_runs(self.runs, begin, end), items, self.task, self.parents[begin:end])
-        part.gone, part.graves = self.gone, self.graves
+        part.gone, part.graves, part.order = self.gone, self.graves, self.order + begin
         return part
 
     def places(self) -> list[int]:
@@ -64,6 +66,7 @@ class Segment:
         rest = Segment([run.holding(len(left))], left, self.task, self.parents)
         rest.gone = (*self.gone, self.places()[position])
         rest.graves = (*self.graves, ticket)
+        rest.order = self.order
         return rest
 
     def marked(self, *, attempt: int | None = None, flags: int = 0) -> "Segment":
@@ -73,5 +76,5 @@ class Segment:
             for run in self.runs
         ]
         marked = Segment(runs, self.items, self.task, self.parents)
-        marked.gone, marked.graves = self.gone, self.graves
+        marked.gone, marked.graves, marked.order = self.gone, self.graves, self.order
         return marked

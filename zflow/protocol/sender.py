@@ -348,6 +348,17 @@ class SenderLink:
             at += segment.n
         return parts
 
+    def open_partitions(self) -> set[int]:
+        """Those of which something is on its way, neither acknowledged nor given back."""
+        found = set()
+        for sent in self.unacked:
+            at = sent.first
+            for segment in sent.segments if sent.left else ():
+                if self._acked.missing(at, at + segment.n):
+                    found.add(segment.runs[0].partition)
+                at += segment.n
+        return found
+
     # -- recovery ----------------------------------------------------------------------------
 
     def recover(self, reason: str, now_s: float) -> None:

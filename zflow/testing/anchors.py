@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import OriginSettings
 from zflow.protocol.inbox import Portion
-from zflow.protocol.keyed import owner_of
+from zflow.protocol.keyed import Owners
 from zflow.testing.committer import Committer
 from zflow.testing.disk import Disk, Written
 from zflow.testing.invariants import Violation
@@ -45,13 +45,8 @@ class AnchorWorker(Worker):
 
     def __init__(self, process: "Process") -> None:
         super().__init__(process)
-        slots = self._stage.slots
-        index = slots.index(process.slot)
-        self._disks = [
-            disk
-            for disk in process.world.disks.values()
-            if disk.stage is self._stage and owner_of(disk.number, len(slots)) == index
-        ]
+        self._index = self._stage.slots.index(process.slot)
+        self.owners = Owners(self._stage.partitions, len(self._stage.slots))
         self.owned: dict[int, Owned] = {}
         self.committer = Committer(process)
         self._acquired = False
@@ -63,7 +58,8 @@ class AnchorWorker(Worker):
         """Everything that is its own is acquired, committed and, on a durable stage, finished."""
         durable = self._stage.kind == DURABLE
         return self._acquired and all(
-            not own.partition.dirty
+            self._is_mine(own.partition.number)
+            and not own.partition.dirty
             and not own.partition.under_way
             and (own.partition.done or not durable)
             for own in self.owned.values()
@@ -74,9 +70,36 @@ class AnchorWorker(Worker):
         """A commit is under way."""
         return self.committer.busy
 
+    def assign(self, generation: int, slots: list[int]) -> None:
+        """Who owns what from now on; what has to be given away goes when it is at rest."""
+        if self.owners.assign(generation, slots):
+            self._acquired = False
+
+    def _is_mine(self, number: int) -> bool:
+        return self.owners.slots[number] == self._index
+
+    def _release_all(self) -> None:
+        """Let go of what moves, at a commit boundary and once its outputs are settled."""
+        if self._portion is not None:
+            return
+        for number, own in list(self.owned.items()):
+            if not self._is_mine(number) and self._at_rest(own):
+                self._core.released(number)
+                self._release(self.owned.pop(number))
+
+    def _at_rest(self, own: Owned) -> bool:
+        """Everything of the partition is in the file, and its outputs are settled."""
+        partition = own.partition
+        settled = self._core.partitions[partition.number].empty()
+        return settled and not partition.dirty and not partition.under_way
+
+    def _release(self, own: Owned) -> None:
+        own.disk.unlock(self._process)
+        self._process.world.count("partition released")
+
     def _acquire_all(self, now_s: float) -> None:
-        for disk in self._disks:
-            if disk.number in self.owned:
+        for disk in self._process.world.disks_of(self._stage):
+            if disk.number in self.owned or not self._is_mine(disk.number):
                 continue
             if not disk.lock(self._process):
                 self._process.world.count("waited for a partition that somebody held")
@@ -93,7 +116,7 @@ class AnchorWorker(Worker):
         low, following = disk.mark()
         dedupe = Dedupe(contents.watermarks, contents.records)
         partition = Partition(disk.number, dedupe=dedupe, next_oseq=following, done=contents.done)
-        self.owned[disk.number] = Owned(disk, partition, disk.fence)
+        self._own(Owned(disk, partition, disk.fence))
         world.count("partition acquired after finish" if contents.done else "partition acquired")
         if self._stage.kind != DURABLE:
             return
@@ -113,12 +136,16 @@ class AnchorWorker(Worker):
         if disk.full:
             self._process.world.effects.durable(disk.sync(len(disk.log)))
 
+    def _own(self, own: Owned) -> None:
+        self.owned[own.partition.number] = own
+
     # -- slices ----------------------------------------------------------------------------------
 
     def advance(self, now_s: float) -> None:
         """Hear of commits first."""
         for number, written in self.committer.heard():
             self._stored(number, written, now_s)
+        self._release_all()
         super().advance(now_s)
 
     def begin(self, now_s: float) -> None:
@@ -136,19 +163,24 @@ class AnchorWorker(Worker):
         for run in portion.runs:
             items = portion.items[at : at + run.items]
             at += run.items
-            if any(item.fate is Fate.POISON for item in items):
-                partition = self._own(run).partition
-                for begin, end in partition.dedupe.fresh(run):
+            own = self.owned.get(run.partition)
+            if own is not None and any(item.fate is Fate.POISON for item in items):
+                for begin, end in own.partition.dedupe.fresh(run):
                     first, last = item_span([run], begin, end)
                     if any(item.fate is Fate.POISON for item in items[first:last]):
                         return True
         return False
 
-    def _own(self, run: Run) -> Owned:
+    def _taken(self, portion: Portion, run: Run, at: int) -> Owned | None:
+        """The partition of a run that is to be applied here; None if it was given back."""
+        link, first = portion.link, portion.first + at
+        stray = link.is_stray(run.partition, first)
         own = self.owned.get(run.partition)
-        if own is None:
-            raise Violation("I7", f"{self._process} got units of partition {run.partition}")
-        return own
+        if own is not None and self._is_mine(run.partition) and not stray:
+            return own
+        self._core.given_back(link, run.partition, first, run.n)
+        self._process.world.count("given back as a stray" if stray else "given back")
+        return None
 
     def _go_on(self, now_s: float) -> None:
         """The slice under way ends, or goes on with an item that waits for its next attempt."""
@@ -174,15 +206,17 @@ class AnchorWorker(Worker):
         """All runs of a portion, one after the other; gives how long to wait for what."""
         at = place = 0
         for run in portion.runs:
-            own = self._own(run)
             items = portion.items[place : place + run.items]
+            own = self._taken(portion, run, at)
+            at += run.n
+            place += run.items
+            if own is None:
+                continue
             stretches = own.partition.dedupe.fresh(run)
             for begin, end in stretches:
                 first, last = item_span([run], begin, end)
                 yield from self._apply_stretch(own, run, (begin, end), items[first:last])
-            self._owe(own, portion, at, run.n, fresh=bool(stretches))
-            at += run.n
-            place += run.items
+            self._owe(own, portion, at - run.n, run.n, fresh=bool(stretches))
 
     def _apply_stretch(
         self, own: Owned, run: Run, span: tuple[int, int], items: list[Item]
@@ -251,7 +285,8 @@ class AnchorWorker(Worker):
             process.world.at(process.paused_until_s, self._group_over, (own,))
             return
         own.timed = False
-        self._begin_commit(own.partition.number)
+        if own is self.owned.get(own.partition.number):
+            self._begin_commit(own.partition.number)
 
     def _begin_commit(self, number: int) -> None:
         own = self.owned[number]

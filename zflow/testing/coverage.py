@@ -16,6 +16,7 @@ FAULTS = (
     *("zombie", "pause", "false suspicion", "cut", "slow", "slow disk", "stranger", "stuck"),
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
     *("kill in commit", "kill at finish", "failing disk", "power loss"),
+    *("move", "moved partition", "moved away and back", "move at finish"),
 )
 
 TRANSITIONS = (
@@ -52,6 +53,7 @@ TRANSITIONS = (
     *("duplicate waited for a commit", "duplicate acknowledged at once"),
     *("tried again in place", "dead letter of an anchor"),
     *("source born", "source born again"),
+    *("partition released", "given back", "given back as a stray", "ledger replayed_not_owner"),
 )
 
 

@@ -57,7 +57,8 @@ class Contents:
 
 
 class Disk:
-    """The file of one partition. flocked: whoever holds it keeps others away, not only the fence.
+    """The file of one partition. flocked: a zombie that holds it keeps others away, not only the
+    fence; who is no zombie always does.
 
     full: a commit is on the disk before its owner is told (`synchronous=FULL`).
     """
@@ -80,11 +81,17 @@ class Disk:
     def lock(self, process: "Process") -> bool:
         """The process holds the file from now on; False if somebody else who lives does."""
         holder = self._holder
-        if self.flocked and holder is not None and holder is not process and holder.alive:
+        other = holder if holder is not process else None
+        if other is not None and other.alive and (self.flocked or not other.zombie):
             return False
         self._holder = process
         self.fence += 1
         return True
+
+    def unlock(self, process: "Process") -> None:
+        """The process lets go of the file."""
+        if self._holder is process:
+            self._holder = None
 
     def accepts(self, fence: int) -> bool:
         """The check inside every transaction: nobody has acquired the partition since (R9)."""

@@ -24,11 +24,14 @@ class Ending:
     def look(self) -> bool:
         """Let the stages that may finish; True if all is over."""
         over = {
-            stage.index: all(self.over(seat.process) for seat in self._world.seats_of(stage))
+            stage.index: self._world.moves.known(stage)
+            and all(self.over(seat.process) for seat in self._world.seats_of(stage))
             for stage in self._world.topology.stages
         }
         for stage in self._world.topology.stages:
-            if stage.kind == DURABLE and self.may_finish(stage, over):
+            if stage.kind != DURABLE or not self.may_finish(stage, over):
+                continue
+            if over[stage.index] or not self._world.nemesis.delays_finish(stage):
                 self._finish(stage)
         return all(over.values())
 

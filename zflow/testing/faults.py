@@ -11,6 +11,7 @@ from zflow.testing.invariants import Violation
 from zflow.testing.items import Fate, Item
 from zflow.testing.network import Rates, random_rates
 from zflow.testing.process import CODEC, GENERATION, RUN_ID, Process
+from zflow.testing.topologies import Stage
 from zflow.wire.data import Crash, Hello
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 STUCK_FOR_S = 45.0  # longer than it takes to be called stuck
 SILENT_FOR_S = 15.0  # longer than it takes to be given up
 LAST_STRIKES = 3  # at durable stages that finish, even in the calm
+LAST_MOVES = 3
 HUNT_KILLS = 3  # as many as would convict a poison item
 
 
@@ -33,6 +35,7 @@ class Nemesis:
         self.rates = random_rates(random)
         self.healed = False
         self._last_strikes = LAST_STRIKES
+        self._last_moves = LAST_MOVES
         self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
@@ -52,6 +55,7 @@ class Nemesis:
             (2.0, "kill in commit", self._kill_in_commit),
             (1.0, "failing disk", self._failing_disk),
             (0.5, "power loss", self._world.lose_power),
+            (3.0, "move", self._world.moves.strike),
         )
 
     def schedule(self) -> None:
@@ -76,6 +80,7 @@ class Nemesis:
         self.healed = True
         world.network.rates = Rates()
         self.prey.clear()
+        world.moves.heal()
         for seat in world.seats.values():
             for zombie in seat.zombies:
                 world.at(world.now_s + self._random.random(), world.kill, (zombie,))
@@ -155,6 +160,15 @@ class Nemesis:
             self._last_strikes -= 1
             strikes_s = self._world.now_s + self._random.random() * 0.1
             self._world.at(strikes_s, self._last_strike, (process,))
+
+    def delays_finish(self, stage: Stage) -> bool:
+        """All upstream of a durable stage is over: sometimes its partitions move before it ends."""
+        strikes = self._last_moves > 0 and self._random.random() < 0.4
+        if strikes:
+            self._last_moves -= 1
+            self._world.network.faults["move at finish"] += 1
+            self._world.moves.move(stage)
+        return strikes
 
     def _last_strike(self, process: Process) -> None:
         if process.alive:

@@ -23,7 +23,7 @@ from zflow.protocol.core import Core
 from zflow.protocol.credit import SenderCredit, Window
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, ReceiverLink
-from zflow.protocol.keyed import KeyedOutbox
+from zflow.protocol.keyed import KeyedOutbox, Owners
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.sender import SenderLink
@@ -31,9 +31,11 @@ from zflow.protocol.suspects import Suspects
 from zflow.protocol.task import Task
 from zflow.testing import broken
 from zflow.testing import broken_anchors as anchors
+from zflow.testing import broken_moves as moves
 from zflow.testing.anchors import AnchorWorker
 from zflow.testing.disk import Disk
 from zflow.testing.ending import Ending
+from zflow.testing.moves import Moves
 from zflow.testing.worker import Worker
 from zflow.testing.world import Seat
 from zflow.wire.run import Run
@@ -204,7 +206,7 @@ MUTANTS = _mutants(
     (
         "requeue_behind",
         "what comes back goes to the front of its queue",
-        ((Outbox, "_to_front", anchors.to_back),),
+        ((Outbox, "_to_front", anchors.to_back), (KeyedOutbox, "_to_front", anchors.to_back)),
     ),
     # -- anchors ---------------------------------------------------------------------------------
     (
@@ -319,6 +321,53 @@ MUTANTS = _mutants(
         "a keyed unit keeps the index of its input",
         ((Brancher, "keyed", anchors.keyed_without_index),),
     ),
+    # -- partitions that move --------------------------------------------------------------------
+    (
+        "aba",
+        "an owner begins with what the file says, not with what it knew in an earlier term",
+        ((AnchorWorker, "_release", moves.keep), (AnchorWorker, "_own", moves.own_as_before)),
+    ),
+    (
+        "released_unstored",
+        "a partition is let go of at a commit boundary",
+        ((AnchorWorker, "_at_rest", moves.at_rest_always),),
+    ),
+    (
+        "older_word",
+        "an older word on who owns what changes nothing",
+        ((Owners, "assign", moves.assign_anything),),
+    ),
+    (
+        "not_held",
+        "while a partition moves, nothing new of it is sent",
+        ((KeyedOutbox, "_hold", moves.hold_nothing),),
+    ),
+    (
+        "sent_at_once",
+        "what is held back waits for everything that was on its way",
+        ((SenderLink, "open_partitions", moves.nothing_open),),
+    ),
+    (
+        "as_it_came",
+        "what comes back is put before what was made later",
+        ((KeyedOutbox, "_to_front", moves.in_front),),
+    ),
+    (
+        "stray_taken",
+        "behind units that went back, others go back until the sender knows",
+        ((ReceiverLink, "is_stray", lambda self, partition, first: False),),
+    ),
+    (
+        "stray_seen",
+        "what was sent before the sender knew goes back, even if it waited here since",
+        ((ReceiverLink, "seen", moves.seen_without_end),),
+    ),
+    (
+        "finish_while_moving",
+        "a stage is over when all of it knows the newest word on who owns what",
+        ((Moves, "known", lambda self, stage: True),),
+    ),
+    # -- runs with several items -----------------------------------------------------------------
     (
         "keyed_without_counts",
         "a run says how many items its units hold",

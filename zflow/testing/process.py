@@ -361,6 +361,16 @@ class Process:
         self.world.network.died(self, now_s)
         self.mail.clear()
 
+    def assign(self, stage: Stage, generation: int, slots: list[int]) -> None:
+        """The coordinator says which slots own the partitions of a stage."""
+        if not self.alive:
+            return
+        if stage is self.stage:
+            assert isinstance(self.worker, AnchorWorker), "only an anchor has partitions"
+            self.worker.assign(generation, slots)
+        self.core.assign(stage.name, generation, slots)
+        self.wake(self.world.now_s)
+
     def on_crash(self, crash: Crash, now_s: float) -> None:
         """The supervisor reports a death downstream."""
         if self.alive:

@@ -22,6 +22,7 @@ from zflow.testing.ending import Ending
 from zflow.testing.faults import Nemesis
 from zflow.testing.invariants import Invariants, Violation
 from zflow.testing.items import Fate, grow
+from zflow.testing.moves import Moves
 from zflow.testing.network import Network
 from zflow.testing.process import Process
 from zflow.testing.topologies import SOURCE, Stage, Topology, random_topology
@@ -111,6 +112,7 @@ class World:
             slot: Seat(slot, stage) for stage in self.topology.stages for slot in stage.slots
         }
         self.disks = self._new_disks(synced=synced)
+        self.moves = Moves(self)
         self.effects = Effects(self.topology, self.items)
         self.effects.rows.update(
             (seat.origin, self.roots.get(slot, [])) for slot, seat in self.seats.items()
@@ -132,6 +134,10 @@ class World:
             for stage in self.topology.stages
             for number in range(stage.partitions)
         }
+
+    def disks_of(self, stage: Stage) -> list[Disk]:
+        """The files of a stage's partitions."""
+        return [self.disks[stage.index, number] for number in range(stage.partitions)]
 
     def seats_of(self, stage: Stage) -> list[Seat]:
         """The seats of a stage's slots."""
@@ -255,6 +261,7 @@ class World:
     def _spawn(self, seat: Seat) -> Process:
         birth = seat.born()
         process = seat.process = Process(self, seat.stage, seat)
+        self.moves.spawned(process)
         if birth:
             self.effects.rows[seat.origin] = process.roots
             self.count("source born again" if process.incarnation > 1 else "source born")

@@ -29,6 +29,7 @@ MAX_FRAME_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 4096
 MAX_INLINE_BYTES = 64 * 1024  # a larger body costs less as a part of its own than copied
 MAX_CRASH_UNITS = 1_000_000
+NOT_OWNER = "not_owner"  # why a unit of a partition comes back that is somebody else's
 
 _PREFIX = struct.Struct("!BBBI")
 _AT_PARTS = 2
@@ -58,7 +59,7 @@ class Nack(msgspec.Struct, array_like=True, frozen=True):
 
     first: int
     n: int
-    code: str  # "error" may be retried, "final" may not, "encode": an output cannot travel
+    code: str  # "error" may be retried, "final" not; "encode": an output cannot travel; NOT_OWNER
     error_class: str
     error: str  # traceback, at most MAX_ERROR_BYTES
     partial: bool = False  # outputs of the unit had left before it failed

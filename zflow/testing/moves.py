@@ -1,0 +1,102 @@
+"""Partitions that change their owner while data flows, as a coordinator orders it.
+
+Decides which partition moves where, and when each process hears of it: late, twice, in any order.
+What a process must do then is decided in `protocol.keyed`, `protocol.inbox` and by its worker.
+"""
+
+from typing import TYPE_CHECKING
+
+from zflow.protocol.keyed import Owners
+from zflow.testing.anchors import AnchorWorker
+from zflow.testing.topologies import Stage
+
+if TYPE_CHECKING:
+    from zflow.testing.process import Process
+    from zflow.testing.world import World
+
+BACK_WITHIN_S = 0.3
+LATE_S = 0.3
+
+
+class Moves:
+    """The assignments of one world; the newest of each stage is what counts."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._random = world.random
+        self._owners = {
+            stage.index: Owners(stage.partitions, len(stage.slots))
+            for stage in world.topology.stages
+            if stage.partitions and len(stage.slots) > 1
+        }
+
+    def strike(self) -> None:
+        """Some partitions of a stage move, and sometimes back before everybody knows that."""
+        if not self._owners:
+            return
+        stage = self._world.topology.stages[self._random.choice(list(self._owners))]
+        before = list(self._owners[stage.index].slots)
+        self.move(stage)
+        if self._random.random() < 0.5:
+            back_s = self._world.now_s + self._random.random() * BACK_WITHIN_S
+            self._world.at(back_s, self._back, (stage, before))
+
+    def move(self, stage: Stage) -> None:
+        """About half of the partitions of a stage move, if they can."""
+        if stage.index in self._owners:
+            before = self._owners[stage.index].slots
+            slots = [s if self._random.random() < 0.5 else self._another(stage, s) for s in before]
+            self.assign(stage, slots)
+
+    def _another(self, stage: Stage, slot: int) -> int:
+        return (slot + self._random.randrange(1, len(stage.slots))) % len(stage.slots)
+
+    def _back(self, stage: Stage, slots: list[int]) -> None:
+        if not self._world.nemesis.healed:
+            self._world.network.faults["moved away and back"] += 1
+            self.assign(stage, slots)
+
+    def assign(self, stage: Stage, slots: list[int]) -> None:
+        """A new generation; everybody hears of it some time."""
+        owners = self._owners[stage.index]
+        moved = owners.assign(owners.generation + 1, slots)
+        self._world.network.faults["moved partition"] += len(moved)
+        for process in self._concerned(stage):
+            for _ in range(self._random.choice((1, 1, 2))):
+                told_s = self._world.now_s + self._random.random() ** 2 * LATE_S
+                word = stage, owners.generation, list(slots)
+                self._world.at(told_s, process.assign, word)
+
+    def _concerned(self, stage: Stage) -> "list[Process]":
+        """Who owns partitions of the stage or sends to them; zombies hear it now and then."""
+        near = {stage.index, *(edge.source for edge in stage.ins)}
+        found = []
+        for seat in self._world.seats.values():
+            if seat.stage.index in near:
+                zombies = [z for z in seat.zombies if self._random.random() < 0.5]
+                found += [p for p in (seat.process, *zombies) if p is not None]
+        return found
+
+    def spawned(self, process: "Process") -> None:
+        """A new process is told at its start."""
+        for index, owners in self._owners.items():
+            stage = self._world.topology.stages[index]
+            if stage is process.stage or any(edge.target == index for edge in process.stage.outs):
+                process.assign(stage, owners.generation, owners.slots)
+
+    def heal(self) -> None:
+        """The last word on every stage reaches everybody."""
+        for index in self._owners:
+            stage = self._world.topology.stages[index]
+            for process in self._concerned(stage):
+                self.spawned(process)
+
+    def known(self, stage: Stage) -> bool:
+        """Every process of the stage knows the newest word."""
+        owners = self._owners.get(stage.index)
+        return owners is None or all(
+            seat.process is not None
+            and isinstance(seat.process.worker, AnchorWorker)
+            and seat.process.worker.owners.generation == owners.generation
+            for seat in self._world.seats_of(stage)
+        )
