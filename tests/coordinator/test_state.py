@@ -1,9 +1,18 @@
 """What the coordinator decides: the phases of a run, restarts, and when it is over."""
 
+import msgspec
 import pytest
 
 from zflow.coordinator.state import MAX_CRASHES_KEPT, RunState
-from zflow.wire.control import Register, Report, RunConfig, StageConfig, TargetConfig
+from zflow.wire.control import (
+    Move,
+    Ownership,
+    Register,
+    Report,
+    RunConfig,
+    StageConfig,
+    TargetConfig,
+)
 from zflow.wire.data import Crash
 
 SLOTS = ("read/0", "parse/0", "parse/1")
@@ -244,3 +253,68 @@ def test_a_replica_that_failed_is_told_with_its_reason(state):
     assert state.failures() == []
     report(state, "read/0", "failed", error="OSError: gone")
     assert [failure.error for failure in state.failures()] == ["OSError: gone"]
+
+
+# --- partitions that move ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keyed():
+    """A run whose second stage is durable, with eight partitions and two slots."""
+    stages = [*config().stages]
+    stages[1] = msgspec.structs.replace(stages[1], kind="stage", partitions=8)
+    made = RunState(msgspec.structs.replace(config(), stages=stages))
+    for slot in SLOTS:
+        register(made, slot)
+    return up_to(made, "run")
+
+
+def test_a_move_is_told_to_everybody_and_to_who_comes_later(keyed):
+    moved, update = keyed.on_move(Move("parse", {3: 0, 4: 0}))
+    assert moved.owners == Ownership("parse", 1, [0, 1, 0, 0, 0, 1, 0, 1])
+    assert update.owners == moved.owners
+    again, _ = keyed.on_move(Move("parse", {3: 1}))
+    assert again.owners == Ownership("parse", 2, [0, 1, 0, 1, 0, 1, 0, 1])
+    assert register(keyed, "parse/1", 2).owners == [again.owners]
+    assert keyed.beat().owners is None
+
+
+@pytest.mark.parametrize(
+    ("move", "why"),
+    [
+        (Move("pars", {0: 1}), "pars is no durable stage of this run; it has: parse"),
+        (Move("read", {0: 1}), "read is no durable stage of this run; it has: parse"),
+        (Move("parse", {8: 1}), "parse has partitions 0 to 7, not 8"),
+        (Move("parse", {0: 2}), "parse has replicas 0 to 1, not 2"),
+    ],
+)
+def test_a_move_that_cannot_be_is_refused_with_the_reason(keyed, move, why):
+    moved, update = keyed.on_move(move)
+    assert (moved.owners, moved.refusal, update) == (None, why, None)
+
+
+def test_nothing_moves_before_the_data_flows_or_once_a_stage_concludes(keyed):
+    early = RunState(keyed.config)
+    moved, _ = early.on_move(Move("parse", {3: 0}))
+    assert "phase bind" in moved.refusal
+    while keyed._concluding != "parse":
+        all_report(keyed, "running", settled=True)
+        keyed.advance()
+    moved, update = keyed.on_move(Move("parse", {3: 0}))
+    assert (moved.owners, update) == (None, None)
+    assert "parse concludes" in moved.refusal
+
+
+def test_no_stage_concludes_before_every_slot_has_let_go_of_what_is_not_its_own(keyed):
+    keyed.on_move(Move("parse", {3: 0}))
+    for _ in range(4):
+        all_report(keyed, "running", settled=True)
+        keyed.advance()
+    assert keyed._concluding == ""
+    for _ in range(3):
+        all_report(keyed, "running", settled=True)
+        for slot in SLOTS[1:]:
+            done = Report(slot, 1, "running", True, True, 0, keyed.probe, owners=1)
+            keyed.on_report(done)
+        keyed.advance()
+    assert keyed._concluding == "parse"

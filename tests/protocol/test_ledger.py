@@ -26,6 +26,7 @@ def test_the_columns_never_change_their_order():
         "replayed_peer_lost",
         "replayed_nack",
         "replayed_sender_died",
+        "replayed_not_owner",
         "dropped_lost",
         "dropped_error",
         "sent_bytes",

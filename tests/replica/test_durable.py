@@ -81,8 +81,7 @@ class Durable:
             options=self.options,
             yields=False,
         )
-        for owned, outputs in partitions.open_existing():
-            self.worker.rounds.produce(owned, outputs)
+        self.worker.open_existing()
 
     def die(self) -> None:
         """As after kill -9: nothing is written any more, the files and locks are free."""

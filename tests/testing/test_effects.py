@@ -136,14 +136,18 @@ def test_what_was_called_durable_and_is_gone_is_found_at_the_end(file):
 
 class Owner:
     alive = True
+    zombie = False
 
 
+@pytest.mark.parametrize("zombie", [False, True])
 @pytest.mark.parametrize("flocked", [False, True])
-def test_a_file_is_held_until_its_owner_dies_if_it_can_be(flocked):
+def test_a_file_is_held_until_its_owner_dies_or_lets_go_if_it_can_be(flocked, zombie):
     disk = File(flocked=flocked).disk
     first, second = Owner(), Owner()
     assert disk.lock(first)
-    assert disk.lock(second) is not flocked
+    first.zombie = zombie
+    assert disk.lock(second) is (zombie and not flocked)
+    disk.unlock(first)
     first.alive = False
     assert disk.lock(second)
     assert not disk.accepts(1)

@@ -6,7 +6,7 @@ Decides nothing itself (`state` does). Blocks nowhere but in `wait`.
 from zflow.clock import Clock
 from zflow.coordinator.state import RunState
 from zflow.net.control import ControlServer
-from zflow.wire.control import Register, Report, Update
+from zflow.wire.control import Move, Register, Report, Update
 from zflow.wire.data import Crash
 
 BEAT_S = 1.0
@@ -30,6 +30,10 @@ class Coordinator:
                     self._server.send(peer, snapshot)
             elif isinstance(message, Report):
                 self.state.on_report(message)
+            elif isinstance(message, Move):
+                answer, update = self.state.on_move(message)
+                self._publish(update)
+                self._server.send(peer, answer)
         self._publish(self.state.advance())
         now_s = self._clock.now_s()
         if now_s >= self._beat_due_s:

@@ -17,7 +17,19 @@ from collections import deque
 from dataclasses import dataclass
 
 from zflow.ids import Slot
-from zflow.wire.control import PHASES, Register, Report, RunConfig, Snapshot, Update
+from zflow.protocol.keyed import owner_of
+from zflow.wire.control import (
+    PHASES,
+    Move,
+    Moved,
+    Ownership,
+    Register,
+    Report,
+    RunConfig,
+    Snapshot,
+    StageConfig,
+    Update,
+)
 from zflow.wire.data import Crash
 
 _RANK = {
@@ -59,6 +71,7 @@ class RunState:
         self._signature: tuple[int, ...] | None = None
         self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
         self._concluding = ""
+        self._owners: dict[str, Ownership] = {}  # of stages whose partitions have moved
 
     def on_register(self, message: Register) -> Snapshot | None:
         """The configuration for a replica; None if it is not one of this run's newest."""
@@ -76,6 +89,7 @@ class RunState:
             self.config,
             self._crashes.get(message.slot, []),
             self._concluding,
+            list(self._owners.values()),
         )
 
     def on_report(self, report: Report) -> None:
@@ -95,6 +109,36 @@ class RunState:
         kept.append(crash)
         del kept[:-MAX_CRASHES_KEPT]
         return self._update(crash)
+
+    def on_move(self, move: Move) -> tuple[Moved, Update | None]:
+        """Partitions get another owner; what the operator hears, and everybody else."""
+        stage = next((one for one in self.config.stages if one.name == move.stage), None)
+        refusal = self._move_refusal(stage, move)
+        if stage is None or refusal:
+            return Moved(None, refusal), None
+        known = self._owners.get(stage.name)
+        slots = [owner_of(p, stage.replicas) for p in range(stage.partitions)]
+        slots = slots if known is None else list(known.slots)
+        for partition, slot in move.to.items():
+            slots[partition] = slot
+        generation = 1 if known is None else known.generation + 1
+        owners = self._owners[stage.name] = Ownership(stage.name, generation, slots)
+        self._signature = None
+        return Moved(owners), self._update(owners=owners)
+
+    def _move_refusal(self, stage: StageConfig | None, move: Move) -> str:
+        if stage is None or not stage.partitions:
+            durable = ", ".join(one.name for one in self.config.stages if one.partitions)
+            return f"{move.stage} is no durable stage of this run; it has: {durable or 'none'}"
+        for partition, slot in move.to.items():
+            if not 0 <= partition < stage.partitions:
+                return f"{stage.name} has partitions 0 to {stage.partitions - 1}, not {partition}"
+            if not 0 <= slot < stage.replicas:
+                return f"{stage.name} has replicas 0 to {stage.replicas - 1}, not {slot}"
+        if self.phase != "run" or self._concluding:
+            now = f"{self._concluding} concludes" if self._concluding else f"phase {self.phase}"
+            return f"partitions move while data flows, and this run is further: {now}"
+        return ""
 
     def failures(self) -> list[Report]:
         """Replicas that have failed by policy or by their source."""
@@ -127,6 +171,8 @@ class RunState:
         reports = [view.report for view in self.slots.values()]
         if any(r is None or not r.settled or r.probe != self.probe for r in reports):
             return None
+        if not self._moves_done():
+            return None
         signature = tuple(report.activity for report in reports if report is not None)
         if signature == self._signature:
             # Not after a drain: the state is kept, and a resumed run goes on with it.
@@ -137,6 +183,15 @@ class RunState:
         self._signature = signature
         self.probe += 1
         return self._update()
+
+    def _moves_done(self) -> bool:
+        """Every slot has let go of what is not its own any more."""
+        return all(
+            view.report is not None and view.report.owners >= owners.generation
+            for owners in self._owners.values()
+            for slot, view in self.slots.items()
+            if Slot.parse(slot).stage == owners.stage
+        )
 
     def _conclude(self, stage: str) -> Update:
         """Everything before this stage is settled: its turn to run `finish`."""
@@ -149,9 +204,9 @@ class RunState:
         self.phase = phase
         return self._update()
 
-    def _update(self, crash: Crash | None = None) -> Update:
+    def _update(self, crash: Crash | None = None, owners: Ownership | None = None) -> Update:
         self.number += 1
-        return Update(self.number, self.phase, self.probe, crash, self._concluding)
+        return Update(self.number, self.phase, self.probe, crash, self._concluding, owners)
 
     def beat(self) -> Update:
         """The newest update's number again, for those that missed it."""

@@ -98,3 +98,20 @@ class ControlClient:
             self._dealer.send(control.encode(message), zmq.NOBLOCK)
         except zmq.Again:
             return
+
+
+def ask(endpoint: str, question: control.Message, *, within_s: float) -> control.Message | None:
+    """A coordinator's answer to somebody who is not part of its run; None if there is none in time.
+
+    raises: ProtocolError if it answers with what is no message.
+    """
+    sockets = Sockets()
+    try:
+        dealer = sockets.dealer(endpoint)
+        dealer.send(control.encode(question))
+        if not dealer.poll(int(within_s * 1000)):
+            return None
+        answer: control.Message = control.decode(dealer.recv())
+        return answer
+    finally:
+        sockets.close_all()

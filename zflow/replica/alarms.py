@@ -65,7 +65,8 @@ class Alarms:
         for owned in self._partitions.all():
             due_s = self._due_s(owned)
             # Behind a unit that failed it waits like the units there.
-            if due_s < NEVER_S and not owned.held and not owned.logic.done:
+            stays = self._partitions.is_mine(owned.number)
+            if due_s < NEVER_S and stays and not owned.held and not owned.logic.done:
                 yield owned, due_s
 
     def _due_s(self, owned: Owned) -> float:

@@ -39,7 +39,7 @@ from zflow.state.deadletter import read_dead_letters
 from zflow.state.journal import Journal
 from zflow.state.positions import Position
 from zflow.wire.codec import PickleCodec, load_item
-from zflow.wire.control import REDRIVE, RunConfig, StageConfig
+from zflow.wire.control import REDRIVE, Ownership, RunConfig, StageConfig
 from zflow.wire.data import Crash
 
 VERSION_CHARACTERS = 12  # of the digest of the topology's code: for people to compare
@@ -256,8 +256,17 @@ def make_worker(
     )
 
 
-def make_durable(place: Place, user: User, bench: Bench, wake: Callable[[], None]) -> DurableWorker:
-    """What runs a durable stage, with its partitions acquired and their outputs on their way."""
+def make_durable(
+    place: Place,
+    user: User,
+    bench: Bench,
+    wake: Callable[[], None],
+    owners: Ownership | None,
+) -> DurableWorker:
+    """What runs a durable stage, with its partitions acquired and their outputs on their way.
+
+    owners: who owns which partitions, if some of them have moved.
+    """
     decl, code = user.decl, user.code
     assert decl is not None, "a durable stage is declared"
     assert code is not None, "a durable stage has user code"
@@ -272,9 +281,10 @@ def make_durable(place: Place, user: User, bench: Bench, wake: Callable[[], None
         options=decl.options,
         yields=decl.is_generator or decl.runtime is not None,
     )
-    for owned, outputs in partitions.open_existing():
-        if outputs:
-            worker.rounds.produce(owned, outputs)
+    if owners is not None:  # the last owner of what has moved here may still hold it
+        worker.moving.assign(owners.generation, owners.slots)
+    else:
+        worker.open_existing()
     return worker
 
 

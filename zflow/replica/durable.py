@@ -6,6 +6,7 @@ decided in `protocol.anchor`; when everything is committed, in `rounds`.
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any
@@ -16,6 +17,7 @@ from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion, ReceiverLink
 from zflow.replica.alarms import Alarms
 from zflow.replica.committer import Committer
+from zflow.replica.moving import Moving
 from zflow.replica.partitions import Owned, Partitions
 from zflow.replica.rounds import Rounds
 from zflow.replica.worker import SLICE_NS, Bench, describe
@@ -92,9 +94,15 @@ class DurableWorker:
         self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
+        self.moving = Moving(bench, partitions, self.rounds, self._has_come)
         self._alarms = Alarms(
             bench, instance, partitions, self.rounds.opened, stage=stage, options=options
         )
+
+    def open_existing(self) -> None:
+        """The partitions that have files; raises Unavailable if somebody else holds one."""
+        for number in self.partitions.closed():
+            self._has_come(self.partitions.owned(number))
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -102,6 +110,7 @@ class DurableWorker:
         """Commits that are done, units that wait, then portions until 2 ms are used up."""
         bench = self.bench
         self.rounds.settle()
+        self._move()
         began_ns = now_ns = bench.clock.now_ns()
         worked = self._try_again(now_ns / 1e9)
         while now_ns - began_ns < SLICE_NS:
@@ -163,6 +172,9 @@ class DurableWorker:
             work = Work(portion, at, run, portion.items[item_at:end])
             at, item_at = at + run.n, end
             number = max(run.partition, 0)
+            if not self._belongs_here(work, number):
+                self._give_back(work)
+                continue
             owned = self._opened_partition(number)
             if owned is None:
                 self._unopened.setdefault(number, []).append(work)
@@ -172,12 +184,44 @@ class DurableWorker:
             else:
                 self._work(owned, work)
 
+    def _belongs_here(self, work: Work, number: int) -> bool:
+        stray = bool(work.link.strays) and work.link.is_stray(number, work.first)
+        return self.partitions.is_mine(number) and not stray
+
+    def _give_back(self, work: Work) -> None:
+        """To whoever owns its partition now."""
+        with self.bench.reactor.lock:
+            number = max(work.run.partition, 0)
+            self.bench.reactor.core.given_back(work.link, number, work.first, work.run.n)
+
+    def _move(self) -> None:
+        """What waits for a partition that has to leave goes back; then it may."""
+        for owned in self.moving.hear():
+            self._give_back_all(owned.held)
+            self._holding.pop(owned.number, None)
+        for number in [n for n in self._unopened if not self.partitions.is_mine(n)]:
+            self._give_back_all(deque(self._unopened.pop(number)))
+        self.moving.turn()
+
+    def _give_back_all(self, works: deque[Work]) -> None:
+        while works:
+            work = works.popleft()
+            self._held -= work.run.n
+            self._give_back(work)
+
+    def _has_come(self, owned: Owned) -> None:
+        """A partition was opened: what its last owner had not sent goes out."""
+        for opened, outputs in self.partitions.waiting():
+            self.rounds.produce(opened, outputs)
+
     def _opened_partition(self, number: int) -> Owned | None:
         """The partition; None while the disk does not let it be opened."""
         if number in self._unopened:
             return None
         try:
-            return self.partitions.owned(number)
+            owned = self.partitions.owned(number)
+            self._has_come(owned)
+            return owned
         except Unavailable as error:
             self._complain.warning(
                 "cannot open a partition: %s; nothing is lost, its units wait", error
@@ -348,7 +392,7 @@ class DurableWorker:
             due_s = min(due_s, self._open_due_s)
         if self.concluding and self._finish_due_s:
             due_s = min(due_s, self._finish_due_s)
-        return min(due_s, self.rounds.due_s(), self._alarms.due_s())
+        return min(due_s, self.rounds.due_s(), self._alarms.due_s(), self.moving.due_s())
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -356,12 +400,16 @@ class DurableWorker:
         """Nothing is open here: committed, sent, and no `finish` left that was asked for."""
         if not self.rounds.settled() or self._holding or self._unopened:
             return False
+        if not self.moving.settled():
+            return False
         return not self.concluding or all(owned.done for owned in self.partitions.all())
 
     def _conclude(self, now_ns: int) -> bool:
         """Run `finish` of one partition that has not had its own; False if there is none."""
         finish = getattr(self._instance, "finish", None)
         if now_ns / 1e9 < self._finish_due_s or self.bench.reactor.core.full():
+            return False
+        if not self.moving.settled():  # of one that nobody has opened, too
             return False
         for owned in self.partitions.all():
             if not owned.logic.done and not owned.held and not owned.logic.under_way:

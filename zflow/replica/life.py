@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from zflow.clock import Clock
@@ -101,6 +102,8 @@ class Replica:
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
         self._concluding = snapshot.concluding == stage.name
+        self._owners: dict[str, control.Ownership] = {}
+        self._learn(snapshot.owners)
 
     def _bind(self) -> None:
         place = self.place
@@ -151,7 +154,9 @@ class Replica:
         )
         worker: Worker
         if self.place.stage.partitions:
-            worker = self._durable = make_durable(self.place, user, bench, self._waiter.wake)
+            worker = self._durable = make_durable(
+                self.place, user, bench, self._waiter.wake, self._owners.get(self.place.stage.name)
+            )
         else:
             worker = make_worker(
                 self.place,
@@ -164,6 +169,7 @@ class Replica:
         if isinstance(worker, SourceWorker):
             self._source = worker
         self._worker = worker
+        self._learn(())  # what has come meanwhile
         return worker
 
     def _until_connected(self) -> None:
@@ -302,6 +308,7 @@ class Replica:
             self._probe,
             self._failure,
             self._source is None or self._source.ended,
+            self._durable.moving.released if self._durable is not None else 0,
         )
         if report != self._report:
             self._report = report
@@ -331,6 +338,8 @@ class Replica:
     def on_message(self, message: control.Message) -> None:
         """An update or a snapshot."""
         if isinstance(message, control.Update):
+            if message.owners is not None:
+                self._learn([message.owners])
             if message.number > self._update + 1 and self._controller is not None:
                 self._controller.register_again()
             self._update = max(self._update, message.number)
@@ -339,6 +348,7 @@ class Replica:
                 with self._reactor.lock:
                     self._core.on_crash(message.crash, self._clock.now_s())
         elif isinstance(message, control.Snapshot):
+            self._learn(message.owners)
             self._update = max(self._update, message.number)
             self._concluding |= message.concluding == self.place.stage.name
         else:
@@ -346,6 +356,19 @@ class Replica:
         self._phase = max(self._phase, PHASE[message.phase])
         self._probe = max(self._probe, message.probe)
         self._waiter.wake()
+
+    def _learn(self, words: Iterable[control.Ownership]) -> None:
+        """Who owns the partitions of this stage, and of those that it sends to."""
+        for word in words:
+            known = self._owners.get(word.stage)
+            if known is None or word.generation > known.generation:
+                self._owners[word.stage] = word
+        with self._reactor.lock:
+            for word in self._owners.values():
+                self._core.assign(word.stage, word.generation, word.slots)
+        mine = self._owners.get(self.place.stage.name)
+        if mine is not None and self._durable is not None:
+            self._durable.moving.assign(mine.generation, mine.slots)
 
     def step_for(self, away_s: float) -> None:
         """User code has the data thread: take a step for it, if there is reason enough."""

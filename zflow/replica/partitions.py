@@ -5,7 +5,7 @@ may be waiting in them; others with their first unit. Runs no user code.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from zflow.ids import Slot
 from zflow.paths import StateDirectory
 from zflow.protocol.anchor import Applied, Dedupe, Partition
 from zflow.protocol.core import Core, OriginSettings
-from zflow.protocol.keyed import owner_of
+from zflow.protocol.keyed import Owners
 from zflow.protocol.origin import Origin
 from zflow.state.mapping import State
 from zflow.state.partition import OutboxRow, PartitionFile, SeenRow, decode_numbers
@@ -57,20 +57,32 @@ class Partitions:
         self._stage = stage
         self._slot = slot
         self._state = state
+        self.owners = Owners(stage.partitions, stage.replicas)
         self._owned: dict[int, Owned] = {}
+        self._waiting: deque[tuple[Owned, list[Any]]] = deque()
         mine = max(1, stage.partitions // stage.replicas)
         self._cache_bytes = CACHE_BYTES // mine
+        state.make_partitions(stage.name)
 
-    def open_existing(self) -> list[tuple[Owned, list[Any]]]:
-        """Those with files, each with the outputs that are committed and not settled."""
-        self._state.make_partitions(self._stage.name)
-        mine = [n for n in range(self._stage.partitions) if self._is_mine(n)]
-        if self._stage.partitions == 1:  # its `finish` runs even if nothing ever came
-            return [self._open(number) for number in mine]
-        return [self._open(number) for number in mine if self._path(number).exists()]
+    def closed(self) -> list[int]:
+        """Those of this slot that have a file and are not open; the only one there is, always."""
+        alone = self._stage.partitions == 1  # its `finish` runs even if nothing ever came
+        return [
+            number
+            for number in range(self._stage.partitions)
+            if self.is_mine(number)
+            and number not in self._owned
+            and (alone or self._path(number).exists())
+        ]
 
-    def _is_mine(self, number: int) -> bool:
-        return owner_of(number, self._stage.replicas) == self._slot.index
+    def waiting(self) -> Iterator[tuple[Owned, list[Any]]]:
+        """Of those that were opened since the last time: what is committed and not settled."""
+        while self._waiting:
+            yield self._waiting.popleft()
+
+    def is_mine(self, number: int) -> bool:
+        """True if this slot is to own it, by the newest word."""
+        return self.owners.slots[number] == self._slot.index
 
     def _path(self, number: int) -> Path:
         return self._state.partition(self._stage.name, number)
@@ -78,15 +90,19 @@ class Partitions:
     def owned(self, number: int) -> Owned:
         """The partition of that number; blocks for the disk when it is opened."""
         found = self._owned.get(number)
-        if found is None:
-            found, _ = self._open(number)
-        return found
+        return self._open(number) if found is None else found
+
+    def released(self, owned: Owned) -> None:
+        """Let the next owner have it: all of it is in the file."""
+        del self._owned[owned.number]
+        self._core.released(owned.number)
+        owned.file.close()
 
     def all(self) -> Iterable[Owned]:
         """Those that are open."""
         return self._owned.values()
 
-    def _open(self, number: int) -> tuple[Owned, list[Any]]:
+    def _open(self, number: int) -> Owned:
         stage = self._stage
         file = PartitionFile(
             self._path(number),
@@ -107,7 +123,10 @@ class Partitions:
         origin = self._core.acquired(number, settings)
         state = State(file, cache_bytes=self._cache_bytes, timers=loaded.timers)
         owned = self._owned[number] = Owned(number, file, state, logic, origin)
-        return owned, _waiting(loaded.outbox, loaded.outbox_low)
+        outputs = _unsettled(loaded.outbox, loaded.outbox_low)
+        if outputs:
+            self._waiting.append((owned, outputs))
+        return owned
 
     def close(self) -> None:
         """Let the next owners have them."""
@@ -120,7 +139,7 @@ def pack_outputs(outputs: list[bytes]) -> bytes:
     return _ENCODER.encode(outputs)
 
 
-def _waiting(rows: list[OutboxRow], low: int) -> list[Any]:
+def _unsettled(rows: list[OutboxRow], low: int) -> list[Any]:
     """The outputs from `low` on; the row that it lies in may begin below."""
     outputs: list[Any] = []
     for row in rows:

@@ -139,6 +139,10 @@ class Rounds:
             return float("inf")
         return (self._opened_ns + GROUP_NS) / 1e9
 
+    def has(self, owned: Owned) -> bool:
+        """Something of the partition is open or under way."""
+        return owned.number in self._open or owned in self._round
+
     def idle(self) -> bool:
         """Nothing is open and nothing under way."""
         return not self._open and not self._round

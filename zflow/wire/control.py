@@ -77,6 +77,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         raise KeyError(name)
 
 
+class Ownership(msgspec.Struct, frozen=True):
+    """Which slot owns each partition of a stage, by its index; the highest generation counts."""
+
+    stage: str
+    generation: int
+    slots: list[int]
+
+
 class Register(msgspec.Struct, frozen=True, tag="register"):
     """Replica -> coordinator: I am here; answered with Snapshot."""
 
@@ -89,7 +97,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """Replica -> coordinator, once a second and at every change: my state.
 
     activity: a number that moves whenever a unit is received or settled. probe: the last one seen.
-    exhausted: False while a source may yield more; one that is drained is not exhausted.
+    exhausted: False while a source may yield more; one that is drained is not exhausted. owners: of
+    a durable stage, the generation of `Ownership` up to which it has let go of what is not its own.
     """
 
     slot: str
@@ -101,6 +110,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     probe: int
     error: str = ""
     exhausted: bool = True
+    owners: int = 0
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -112,6 +122,7 @@ class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
     config: RunConfig
     crashes: list[Crash]  # of this slot's predecessors
     concluding: str = ""
+    owners: list[Ownership] = []  # of stages whose partitions have moved
 
 
 class Update(msgspec.Struct, frozen=True, tag="update"):
@@ -125,9 +136,24 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     probe: int
     crash: Crash | None = None
     concluding: str = ""
+    owners: Ownership | None = None
 
 
-Message = Register | Report | Snapshot | Update
+class Move(msgspec.Struct, frozen=True, tag="move"):
+    """Operator -> coordinator: partitions of a stage, and the index of the slot each moves to."""
+
+    stage: str
+    to: dict[int, int]
+
+
+class Moved(msgspec.Struct, frozen=True, tag="moved"):
+    """Coordinator -> operator: ordered, as this generation; or why not."""
+
+    owners: Ownership | None
+    refusal: str = ""
+
+
+Message = Register | Report | Snapshot | Update | Move | Moved
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
 
