@@ -202,3 +202,50 @@ def test_windows_of_a_partition_that_fell_silent_fire_after_a_while(shop, wait_u
     done = running.end()
     assert done.code == 0, done.err
     assert shop.read("out") == ["a 0 1", "b 20 1"]
+
+
+HANGING = """
+    import os, time
+    from pathlib import Path
+    from zflow import DurableStage
+
+    @source
+    def one():
+        yield 1
+        while not os.path.exists("fired"):
+            time.sleep(0.02)
+
+    def once(name):
+        if not os.path.exists(name):
+            Path(name).touch()
+            time.sleep(3600)
+
+    @stage(timeout_s=1)
+    class Hang(DurableStage):
+        def process(self, item):
+            self.timers[item] = 0
+
+        def on_timer(self, key):
+            once("hung")
+            Path("fired").touch()
+            yield "timer"
+
+        def finish(self):
+            once("hung at the end")
+            yield "end"
+
+    @sink
+    def keep(item):
+        with open("kept", "a") as file:
+            file.write(f"{item}\\n")
+
+    flow = Topology("hanging")
+    flow.connect(one, Hang, key=int)
+    flow.connect(Hang, keep)
+"""
+
+
+def test_a_timer_or_a_finish_that_hangs_is_killed_after_timeout_s_and_tried_again(shop):
+    done = shop.run(HANGING)
+    assert shop.read("kept") == ["end", "timer"]
+    assert done.err.count("stuck: it ran for") == 2, done.err

@@ -51,9 +51,11 @@ class Alarms:
         end_ns = bench.clock.now_ns() + SLICE_NS
         for owned, due_s in list(self._waiting()):
             while due_s <= bench.clock.wall_s() and bench.clock.now_ns() < end_ns:
+                bench.black_box.enter([], alone=False, now_ns=bench.clock.now_ns())
                 bench.entered(True)
                 self._fire(owned)
                 bench.entered(False)
+                bench.black_box.leave()
                 worked = True
                 due_s = self._due_s(owned)
         return worked

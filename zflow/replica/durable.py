@@ -413,6 +413,7 @@ class DurableWorker:
             return False
         for owned in self.partitions.all():
             if not owned.logic.done and not owned.held and not owned.logic.under_way:
+                self.bench.black_box.enter([], alone=False, now_ns=now_ns)
                 self.bench.entered(True)
                 try:
                     outputs = self._finish(owned, finish) if finish is not None else []
@@ -421,6 +422,7 @@ class DurableWorker:
                     return True
                 finally:
                     self.bench.entered(False)
+                    self.bench.black_box.leave()
                 owned.logic.finished(outputs)
                 self.rounds.opened(owned)
                 return True
