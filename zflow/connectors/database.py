@@ -16,6 +16,7 @@ from typing import Literal, get_args
 
 from zflow.connectors.contract import Progress
 from zflow.errors import StageError, Superseded, Unavailable
+from zflow.state.schema import closed_on_error
 
 Durability = Literal["power", "process"]  # what a commit outlives
 
@@ -72,8 +73,9 @@ class Database:
         db = sqlite3.connect(
             self.path, isolation_level=None, check_same_thread=False, timeout=BUSY_TIMEOUT_S
         )
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute(f"PRAGMA synchronous={SYNCHRONOUS[self._durability]}")
+        with closed_on_error(db):
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute(f"PRAGMA synchronous={SYNCHRONOUS[self._durability]}")
         return db
 
     @property

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from zflow.errors import Incompatible, Unavailable
+from zflow.state.schema import closed_on_error
 
 SCHEMA_VERSION = 2
 SUFFIX = ".dead.sqlite"
@@ -131,13 +132,10 @@ class DeadLetterStore:
         except sqlite3.Error as error:
             raise Unavailable(f"{path}: {error}") from error
         try:
-            self._prepare()
+            with closed_on_error(self._db):
+                self._prepare()
         except (sqlite3.Error, OSError) as error:
-            self._db.close()
             raise Unavailable(f"{path}: {error}") from error
-        except Unavailable:
-            self._db.close()
-            raise
 
     def _prepare(self) -> None:
         self._path.chmod(0o600)
@@ -227,9 +225,9 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     place = path.absolute().as_uri()
     db = sqlite3.connect(f"{place}?mode=ro", uri=True)
     try:
-        db.execute("PRAGMA user_version")
+        with closed_on_error(db):
+            db.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
-        db.close()
         if path.with_name(f"{path.name}-wal").exists():
             raise
         # A file that was closed in order, on a file system that cannot be written: SQLite could

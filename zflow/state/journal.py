@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zflow.errors import Incompatible, Unavailable
+from zflow.state.schema import closed_on_error
 
 SCHEMA_VERSION = 1
 _SCHEMA = "CREATE TABLE item (oseq INTEGER PRIMARY KEY, raw BLOB NOT NULL)"
@@ -25,14 +26,15 @@ class Journal:
     def __init__(self, path: Path, *, low: int) -> None:
         self._path = path
         try:
-            self._open(path)
-            row = self._db.execute("SELECT max(oseq) FROM item").fetchone()
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            with closed_on_error(self._db):
+                self._prepare(path)
+                row = self._db.execute("SELECT max(oseq) FROM item").fetchone()
         except sqlite3.Error as error:
             raise Unavailable(f"{path}: {error}") from error
         self.next = max(low, -1 if row[0] is None else row[0] + 1)
 
-    def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    def _prepare(self, path: Path) -> None:
         path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")

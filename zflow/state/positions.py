@@ -10,6 +10,7 @@ from pathlib import Path
 
 from zflow.errors import Unavailable
 from zflow.ids import new_birth
+from zflow.state.schema import closed_on_error
 
 SCHEMA_VERSION = 1
 _SCHEMA = """
@@ -50,12 +51,16 @@ class PositionFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        path.chmod(0o600)
+        with closed_on_error(self._db):
+            self._prepare()
+
+    def _prepare(self) -> None:
+        self.path.chmod(0o600)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version not in (0, SCHEMA_VERSION):
-            raise ValueError(f"{path} has schema {version}; this zflow reads {SCHEMA_VERSION}")
+            raise ValueError(f"{self.path} has schema {version}; this zflow reads {SCHEMA_VERSION}")
         if version == 0:
             self._make()
 

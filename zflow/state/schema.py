@@ -5,7 +5,8 @@ Decides what is stored where and which files are refused. Never changes what a s
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -73,6 +74,16 @@ def connect(path: Path, *, writable: bool) -> sqlite3.Connection:
         check_same_thread=False,
         timeout=BUSY_S,
     )
+
+
+@contextmanager
+def closed_on_error(db: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """Within the block a connection is being prepared; whatever is raised there closes it."""
+    try:
+        yield db
+    except BaseException:
+        db.close()
+        raise
 
 
 def create(path: Path) -> None:
