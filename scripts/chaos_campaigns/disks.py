@@ -141,7 +141,8 @@ def play_full_disks(job: Job) -> Verdict:
                 fill_and_go_on(flow, name, step, verdict)
                 if k < job.number("kills"):
                     fill_and_kill(flow, name, step, verdict)
-        silent = [name for name, alarms in flow.alarms.items() if alarms == 0]
+        # The log of the table may have room for all that comes to it while its disk is full.
+        silent = [name for name, n in flow.alarms.items() if n == 0 and name != "table"]
         verdict.need(not silent, f"never an alarm about {silent}")
         flow.open(n)
         finish(flow.run, verdict, exact.DRAIN_S + n / exact.SLOWEST_PER_S)
