@@ -68,7 +68,9 @@ class Durable:
         )
         state = StateDirectory(self._folder)
         state.make()
-        partitions = Partitions(self.bench.core, config, Slot("work", 0), state)
+        partitions = Partitions(
+            self.bench.core, self.bench.bench.reactor.lock, config, Slot("work", 0), state
+        )
         instance = self._stage()
         instance.context = self.bench.context
         self.worker = DurableWorker(
@@ -463,3 +465,22 @@ def test_outputs_whose_key_or_when_raises_are_given_up_one_by_one_however_many(
         assert len(one.bench.buried) == 1000
     finally:
         one.die()
+
+
+def test_the_core_gets_and_loses_partitions_under_the_lock(durable):
+    """The control thread goes through all of them while the data thread opens one."""
+    one = durable()
+    reactor, partitions = one.bench.bench.reactor, one.worker.partitions
+
+    def blocked(change: Any) -> bool:
+        with reactor.lock:
+            known = set(reactor.core.partitions)
+            thread = threading.Thread(target=change)
+            thread.start()
+            thread.join(0.3)
+            same = thread.is_alive() and set(reactor.core.partitions) == known
+        thread.join(WITHIN_S)
+        return same and set(reactor.core.partitions) != known
+
+    assert blocked(lambda: partitions.owned(3))
+    assert blocked(lambda: partitions.released(partitions.owned(3)))

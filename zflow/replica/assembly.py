@@ -270,7 +270,8 @@ def make_durable(
     decl, code = user.decl, user.code
     assert decl is not None, "a durable stage is declared"
     assert code is not None, "a durable stage has user code"
-    partitions = Partitions(bench.reactor.core, place.stage, place.slot, place.state)
+    reactor = bench.reactor
+    partitions = Partitions(reactor.core, reactor.lock, place.stage, place.slot, place.state)
     worker = DurableWorker(
         bench,
         code.instance,

@@ -64,8 +64,7 @@ class Moving:
         for owned in list(self._leaving.values()):
             if self._is_at_rest(owned):
                 del self._leaving[owned.number]
-                with self._bench.reactor.lock:
-                    self._partitions.released(owned)
+                self._partitions.released(owned)
         if not self._leaving:
             self.released = self._partitions.owners.generation
         now_s = self._bench.clock.now_s()

@@ -4,6 +4,7 @@ Decides which are opened, and when: at the start those that exist, since outputs
 may be waiting in them; others with their first unit. Runs no user code.
 """
 
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -50,10 +51,18 @@ class Owned:
 
 
 class Partitions:
-    """All partitions of one slot."""
+    """All partitions of one slot. lock: the reactor's; held while the core gets or loses one."""
 
-    def __init__(self, core: Core, stage: StageConfig, slot: Slot, state: StateDirectory) -> None:
+    def __init__(
+        self,
+        core: Core,
+        lock: threading.Lock,
+        stage: StageConfig,
+        slot: Slot,
+        state: StateDirectory,
+    ) -> None:
         self._core = core
+        self._lock = lock
         self._stage = stage
         self._slot = slot
         self._state = state
@@ -95,7 +104,8 @@ class Partitions:
     def released(self, owned: Owned) -> None:
         """Let the next owner have it: all of it is in the file."""
         del self._owned[owned.number]
-        self._core.released(owned.number)
+        with self._lock:
+            self._core.released(owned.number)
         owned.file.close()
 
     def all(self) -> Iterable[Owned]:
@@ -120,7 +130,8 @@ class Partitions:
         )
         name = text_hash64(stage.name, str(number), str(loaded.birth))
         settings = OriginSettings(origin=name, stage=stage.name, low=loaded.outbox_low)
-        origin = self._core.acquired(number, settings)
+        with self._lock:  # the control thread may be going through the others
+            origin = self._core.acquired(number, settings)
         state = State(file, cache_bytes=self._cache_bytes, timers=loaded.timers)
         owned = self._owned[number] = Owned(number, file, state, logic, origin)
         outputs = _unsettled(loaded.outbox, loaded.outbox_low)
