@@ -5,14 +5,16 @@ writes to the file: rows leave by `take`, and the caller says how their commit e
 
 Four layers, the newest first; a key is what the first layer that has it says, else the file:
 
-    item     what the running item has read or written; `undo` forgets it
+    item     what the items that run have read or written; `undo` forgets it
     batch    sealed by items that have ended, not taken yet; `rollback` forgets it too
     flights  taken and not committed yet, several, in order; only `reset` forgets them
     cache    what the file says, bounded
 
 A value that can change in place is kept below `item` only as decoded from its own row, and is
 decoded again once it may differ: so neither a failed item nor a second name for the same object
-changes what is stored, and a stage behaves after a crash as it would have without one.
+changes what is stored, and a stage behaves after a crash as it would have without one. For that
+`seal` must follow each item that was given such a value, or gave one, as `exposed` says; after
+others it may wait for more items.
 """
 
 from collections import deque
@@ -70,6 +72,8 @@ class State(MutableMapping[Any, Any]):
     cache_bytes, cache_entries: limits of the cache; bytes as pickled, with about 200 for each key.
     timers: rows of the timers, which are sealed and undone with the state.
 
+    exposed: the running item has its hands on a value that can change in place.
+
     raises: StateError for a key or a value that cannot be stored or read again, Unavailable if
     the file cannot be read.
     """
@@ -83,6 +87,7 @@ class State(MutableMapping[Any, Any]):
         timers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         self.timers = Timers(timers)
+        self.exposed = False
         self._committed = committed
         self._item: dict[bytes, Entry] = {}
         self._batch: dict[bytes, Entry] = {}
@@ -115,6 +120,8 @@ class State(MutableMapping[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         raw = self._last_raw if key is self._last_key else self._raw(key)
         self._item[raw] = (key, value, None)
+        if type(value) not in ATOMS and not is_plain(value):
+            self.exposed = True
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:
@@ -149,17 +156,13 @@ class State(MutableMapping[Any, Any]):
     # --- for whoever runs the items and commits -----------------------------------------------
 
     def seal(self) -> None:
-        """The running item has ended: what it did belongs to the batch.
+        """The items that ran have ended: what they did belongs to the batch.
 
-        raises: StateError, naming the key; nothing is sealed then, and `undo` forgets the item.
+        raises: StateError, naming the key; nothing is sealed then, and `undo` forgets the items.
         """
-        item = self._item
-        for entry in item.values():
-            if type(entry[1]) not in ATOMS:
-                item = self._changed()
-                break
-        self._batch.update(item)
+        self._batch.update(self._changed() if self.exposed else self._item)
         self._item = {}
+        self.exposed = False
         self.timers.seal()
 
     def _changed(self) -> dict[bytes, Entry]:
@@ -194,8 +197,9 @@ class State(MutableMapping[Any, Any]):
         self._version += 1
 
     def undo(self) -> None:
-        """The running item failed: forget what it did since the last `seal`."""
+        """The running item failed: forget what was done since the last `seal`."""
         item, self._item = self._item, {}
+        self.exposed = False
         self.timers.undo()
         for raw in item:
             self._spoil(raw)
@@ -210,6 +214,7 @@ class State(MutableMapping[Any, Any]):
     def reset(self) -> None:
         """Forget everything, in flight or not: only the file is true, after a failed commit."""
         self._item, self._batch = {}, {}
+        self.exposed = False
         self._flights.clear()
         self._rows.clear()
         self._cache.clear()
@@ -235,6 +240,7 @@ class State(MutableMapping[Any, Any]):
             entry = self._known(raw) or self._fetched(raw)
             if entry[2] is not None:  # from here on the item may change it in place
                 entry = self._item[raw] = self._fresh(raw, entry)
+                self.exposed = True
         return entry[1]
 
     def _known(self, raw: bytes) -> Entry | None:
@@ -308,6 +314,7 @@ class State(MutableMapping[Any, Any]):
                 entry = self._item.get(raw) or self._scanned(raw, page.get(raw))
                 if handing_out and entry[2] is not None and raw not in self._item:
                     self._item[raw] = entry
+                    self.exposed = True
                     pending.append(raw)
                 if entry[1] is not GONE:
                     yield raw, entry
