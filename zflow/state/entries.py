@@ -126,6 +126,7 @@ class Cache:
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self.size_bytes = 0
+        self.lost = False  # something that was put here is not here any more
         # Asked several times for every item: the functions themselves, without a call around them.
         self.peek = self._entries.get
         self.touch = self._entries.move_to_end
@@ -153,6 +154,7 @@ class Cache:
 
     def _shrink(self) -> None:
         while self.size_bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            self.lost = True
             oldest, _ = self._entries.popitem(last=False)
             self.size_bytes -= self._sizes.pop(oldest)
 
@@ -162,6 +164,7 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all."""
+        self.lost = True
         self._entries.clear()
         self._sizes.clear()
         self.size_bytes = 0

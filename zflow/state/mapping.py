@@ -95,6 +95,7 @@ class State(MutableMapping[Any, Any]):
         self._rows: deque[list[Row]] = deque()  # of each flight
         self._cache = Cache(max_bytes=cache_bytes, max_entries=cache_entries)
         self._cached = self._cache.peek
+        self._began_empty: bool | None = None  # the file held nothing when it was first asked
         self._last_key: Any = GONE
         self._last_raw = b""
         self._version = 0  # rises whenever a row of the file may be newer than one read before
@@ -237,7 +238,7 @@ class State(MutableMapping[Any, Any]):
         raw = self._last_raw if key is self._last_key else self._raw(key)
         entry = self._item.get(raw)
         if entry is None:
-            entry = self._known(raw) or self._fetched(raw)
+            entry = self._batch.get(raw) or self._below(raw) or self._fetched(raw)
             if entry[2] is not None:  # from here on the item may change it in place
                 entry = self._item[raw] = self._fresh(raw, entry)
                 self.exposed = True
@@ -245,9 +246,10 @@ class State(MutableMapping[Any, Any]):
 
     def _known(self, raw: bytes) -> Entry | None:
         """What the layers below the item say, without asking the file."""
-        entry = self._batch.get(raw)
-        if entry is not None:
-            return entry
+        return self._batch.get(raw) or self._below(raw)
+
+    def _below(self, raw: bytes) -> Entry | None:
+        """What the layers below the batch say."""
         for flight in self._flights:
             entry = flight.get(raw)
             if entry is not None:
@@ -259,6 +261,10 @@ class State(MutableMapping[Any, Any]):
 
     def _fetched(self, raw: bytes) -> Entry:
         """From the file, into the cache."""
+        if self._began_empty is None:
+            self._began_empty = self._committed.count()[0] == 0
+        if self._began_empty and not self._cache.lost:
+            return MISSING  # all that has been stored since is still in a layer
         row = self._committed.get(raw)
         entry = MISSING if row is None else unpack_row(raw, row)
         self._cache.put(raw, entry, len(row or b""))
