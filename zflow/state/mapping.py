@@ -103,14 +103,15 @@ class State(MutableMapping[Any, Any]):
     # --- a dict -----------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
-        value = self._read(key)
+        value = self.get(key, GONE)
         if value is GONE:
             raise KeyError(key)
         return value
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value of a key, or `default`."""
-        value = self._read(key)
+        raw = self._last_raw if key is self._last_key else self._raw(key)
+        value = (self._item.get(raw) or self._read(raw))[1]
         return default if value is GONE else value
 
     def __contains__(self, key: object) -> bool:
@@ -234,15 +235,13 @@ class State(MutableMapping[Any, Any]):
         self._last_key = key
         return raw
 
-    def _read(self, key: Any) -> Any:
-        raw = self._last_raw if key is self._last_key else self._raw(key)
-        entry = self._item.get(raw)
-        if entry is None:
-            entry = self._batch.get(raw) or self._below(raw) or self._fetched(raw)
-            if entry[2] is not None:  # from here on the item may change it in place
-                entry = self._item[raw] = self._fresh(raw, entry)
-                self.exposed = True
-        return entry[1]
+    def _read(self, raw: bytes) -> Entry:
+        """What the layers below the item say, as the item sees it from now on."""
+        entry = self._batch.get(raw) or self._below(raw) or self._fetched(raw)
+        if entry[2] is not None:  # from here on the item may change it in place
+            entry = self._item[raw] = self._fresh(raw, entry)
+            self.exposed = True
+        return entry
 
     def _known(self, raw: bytes) -> Entry | None:
         """What the layers below the item say, without asking the file."""

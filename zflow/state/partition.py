@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -104,7 +105,7 @@ class Loaded:
 
 def encode_numbers(ranges: Iterable[Range]) -> bytes:
     """Ranges [start, end) as one msgpack list: start, end, start, end, ..."""
-    return _ENCODER.encode([number for pair in ranges for number in pair])
+    return _ENCODER.encode(list(chain.from_iterable(ranges)))
 
 
 def decode_numbers(raw: bytes) -> list[Range]:
