@@ -32,7 +32,17 @@ _RAISE_WATERMARK = (
     "INSERT INTO watermark VALUES (?, ?)"
     " ON CONFLICT (origin) DO UPDATE SET low = max(low, excluded.low)"
 )
-_PUT = "INSERT INTO state VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+_PUT_ROWS = 16  # in one statement: each of them alone costs a third more, and a turn of the GIL
+
+
+def _put_statement(rows: int) -> str:
+    values = ", ".join(["(?, ?)"] * rows)
+    return (
+        f"INSERT INTO state VALUES {values} ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+    )
+
+
+_PUT, _PUT_MANY = _put_statement(1), _put_statement(_PUT_ROWS)
 _RAISE_META = (
     "UPDATE meta SET next_oseq = max(next_oseq, ?), outbox_low = max(outbox_low, ?),"
     " done = max(done, ?)"
@@ -272,8 +282,7 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
         db.executemany(_RAISE_WATERMARK, marks)
         db.executemany("DELETE FROM seen WHERE origin = ? AND top < ?", marks)
     puts = [row for row in batch.state if row[1] is not None]
-    if puts:
-        db.executemany(_PUT, puts)
+    _put(db, puts)
     if len(puts) < len(batch.state):
         gone = [(key,) for key, value in batch.state if value is None]
         db.executemany("DELETE FROM state WHERE key = ?", gone)
@@ -287,6 +296,14 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     low = batch.outbox_low
     db.execute("DELETE FROM outbox WHERE first < ? AND first + n <= ?", (low, low))
     db.execute(_RAISE_META, (batch.next_oseq, low, batch.done))
+
+
+def _put(db: sqlite3.Connection, rows: list[tuple[bytes, bytes | None]]) -> None:
+    whole = len(rows) - len(rows) % _PUT_ROWS
+    for begin in range(0, whole, _PUT_ROWS):
+        db.execute(_PUT_MANY, list(chain.from_iterable(rows[begin : begin + _PUT_ROWS])))
+    if whole < len(rows):
+        db.executemany(_PUT, rows[whole:])
 
 
 def _seen_values(row: SeenRow) -> tuple[object, ...]:
