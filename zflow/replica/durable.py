@@ -14,6 +14,7 @@ from zflow.errors import Unavailable
 from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
 from zflow.protocol.inbox import Portion
+from zflow.protocol.outbox import MAX_MESSAGE_ITEMS
 from zflow.replica.alarms import Alarms
 from zflow.replica.applying import Applier, Work
 from zflow.replica.committer import Committer
@@ -24,7 +25,7 @@ from zflow.stages import StageOptions
 from zflow.wire.codec import pack
 
 _LOG = logging.getLogger("zflow.durable")
-PORTION_UNITS = 1000  # taken at once, however fast they are
+PORTION_UNITS = MAX_MESSAGE_ITEMS  # taken at once, however fast they are
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
 OPEN_AGAIN_S = 0.5
@@ -101,6 +102,8 @@ class DurableWorker:
                 return None
             service_s = core.inbox.window.service_s
             units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
+            if parcel.n - parcel.taken <= 2 * units:
+                units *= 2  # rather the whole message than to cut its runs
             portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
