@@ -166,8 +166,8 @@ class PartitionFile:
     def _acquire(self, stage: str, place: tuple[int, int]) -> None:
         self._open()
         try:
-            schema.migrate(self._writer, self._path)
             self._writer.execute("BEGIN IMMEDIATE")
+            schema.migrate(self._writer, self._path)
             schema.claim(self._writer, self._path, stage, place)
             self._writer.execute("UPDATE meta SET fence = fence + 1")
             self._writer.execute("COMMIT")

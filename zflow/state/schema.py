@@ -59,7 +59,7 @@ def _add_timers(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE timer (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
 
 
-# What makes each version out of the one before it, in one transaction.
+# What makes each version out of the one before it.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _make_tables, 2: _add_timers}
 
 
@@ -94,17 +94,18 @@ def _sync_folder(path: Path) -> None:
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables to this version; raises ConfigError if they are of a newer one."""
+    """Bring the tables to this version; raises ConfigError if they are of a newer one.
+
+    In the caller's transaction: a new file has its tables and its owner with one sync.
+    """
     found = refuse_newer(db, path)
     if found == SCHEMA_VERSION:
         return
     if found == 0:
         _sync_folder(path)
-    db.execute("BEGIN IMMEDIATE")
     for version in range(found + 1, SCHEMA_VERSION + 1):
         MIGRATIONS[version](db)
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    db.execute("COMMIT")
 
 
 def refuse_newer(db: sqlite3.Connection, path: Path) -> int:
