@@ -19,6 +19,7 @@ from zflow.errors import InternalError, Unavailable
 from zflow.intervals import Range
 from zflow.locks import FileLock
 from zflow.state import schema
+from zflow.state.filesystem import refuse_network_folder
 from zflow.state.schema import Durability, signed, unreadable, unsigned
 
 PAGE_ROWS = 256
@@ -150,12 +151,13 @@ class PartitionFile:
             f"another process holds partition {partition} of stage {stage!r} ({path}): it must "
             "release it or be dead before another may take it"
         )
+        refuse_network_folder(path.parent)
         try:
-            schema.create(path)
             self._lock = FileLock(path.with_name(path.name + LOCK_SUFFIX), held)
         except OSError as error:
             raise unreadable(path, error) from error
         try:
+            schema.make(path)
             self._acquire(stage, (partition, partitions))
         except BaseException as error:
             self._lock.release()
@@ -166,11 +168,14 @@ class PartitionFile:
     def _acquire(self, stage: str, place: tuple[int, int]) -> None:
         self._open()
         try:
+            # Nothing is promised yet, and the sync of the first commit takes this with it.
+            self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute("BEGIN IMMEDIATE")
             schema.migrate(self._writer, self._path)
             schema.claim(self._writer, self._path, stage, place)
             self._writer.execute("UPDATE meta SET fence = fence + 1")
             self._writer.execute("COMMIT")
+            self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
             self.loaded = _load_all(self._writer)
         except BaseException:
             self._close_files()
