@@ -102,7 +102,7 @@ class DurableWorker:
                 return None
             service_s = core.inbox.window.service_s
             units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
-            if parcel.n - parcel.taken <= 2 * units:
+            if service_s and parcel.n - parcel.taken <= 2 * units:
                 units *= 2  # rather the whole message than to cut its runs
             portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
             core.inbox.executing_since_s = now_ns / 1e9
