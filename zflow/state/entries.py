@@ -142,13 +142,15 @@ class Cache:
 
     def put_all(self, entries: Mapping[bytes, Entry], rows: Iterable[Row]) -> None:
         """Remember what was committed. rows: of the entries, in their order."""
-        known, sizes, grown = self._entries, self._sizes, 0
+        known, sizes, touch, grown = self._entries, self._sizes, self.touch, 0
         for (raw, entry), (_, row) in zip(entries.items(), rows, strict=True):
             size_bytes = len(raw) + _ENTRY_BYTES + (len(row) if row is not None else 0)
-            grown += size_bytes - sizes.get(raw, 0)
-            sizes[raw] = size_bytes
+            before = sizes.get(raw, 0)
+            if size_bytes != before:
+                grown += size_bytes - before
+                sizes[raw] = size_bytes
             known[raw] = entry
-            known.move_to_end(raw)
+            touch(raw)
         self.size_bytes += grown
         self._shrink()
 
