@@ -42,6 +42,10 @@ class DurableStage:
     `self.state` shows only the partition of the item in hand: the usual mistake is to read another
     key's entry. Attributes of the instance are not kept.
 
+    `process` may be called again with an item although it went well: after a crash, and when a
+    later item of the same message failed. Nothing that the first call did to `self.state` or gave
+    is left then; what it did elsewhere is.
+
     `self.timers[key] = wall_time_s` asks for a call of `on_timer(key)` at that time, or soon after;
     `del self.timers[key]` takes it back. A key has one timer; setting it again moves it. Timers are
     kept with the state, so they outlive crashes and resumes, and `on_timer` may change state and

@@ -76,7 +76,11 @@ def key_bytes(key: Any) -> bytes:
     """
     kind = type(key)
     if kind is str:
-        return b"s" + _utf8(key)
+        try:
+            raw: bytes = key.encode()  # as `_utf8` does; most keys are texts
+        except UnicodeEncodeError:
+            raw = _utf8(key)
+        return b"s" + raw
     if kind is int and -_OFFSET <= key < _OFFSET:
         return b"i" + _PACK_UNSIGNED(key + _OFFSET)
     if kind is tuple:

@@ -39,6 +39,10 @@ class IntervalSet:
         """Add many ranges, sorted and not empty, at the cost of looking once for all of them."""
         if not ranges:
             return
+        if not self._ends or self._ends[-1] < ranges[0][0]:  # the usual case: all of them above
+            self._starts += [start for start, _ in ranges]
+            self._ends += [end for _, end in ranges]
+            return
         low = bisect_left(self._ends, ranges[0][0])
         high = bisect_right(self._starts, ranges[-1][1])
         if len(ranges) == 1 or high - low > _FEW * len(ranges):

@@ -304,6 +304,100 @@ def test_the_declared_policy_of_a_failing_unit_holds(durable, policy, failed):
     assert one.state() == {"a": 2}
 
 
+def one_run(one: Durable, items: list[tuple[Any, Any]]) -> None:
+    """All of them in one run, with gaps between their numbers, and taken at once."""
+    one.bench.core.inbox.window.service_s = 1e-6
+    numbers = [3 * k for k in range(len(items))]
+    partition = stable_hash(items[0][0]) % PARTITIONS
+    one.bench.feed(items, run=Run(7, 100, OSEQ, 0, 0, len(items), 0, 0, 0, numbers, partition))
+
+
+def test_what_a_run_did_before_the_item_that_failed_is_done_once(durable):
+    calls: list[Any] = []
+    seen: list[Any] = []
+
+    class Watched(Sum):
+        def process(self, item):
+            calls.append(item[1])
+            seen.append((item[1], self.context.item_id.split("-")[1], self.state.get("a", 0)))
+            self.timers[item[0]] = 4e9 + calls.count(item[1])
+            if item[1] == 2:
+                self.context.late += 1
+            return super().process(item)
+
+    one = durable(Watched, retries=1)
+    one_run(one, [("a", 1), ("a", 2), ("a", "bad"), ("a", 4), ("a", 8)])
+    one.work()
+    assert calls == [1, 2, "bad", 1, 2, "bad"]  # the first two again, without the third
+    assert seen[3:5] == seen[:2]
+    assert seen[1:3] == [(2, "3", 1), ("bad", "6", 3)]
+    assert one.state() == {"a": 3}
+    assert one.sent == [("a", 1), ("a", 3)]
+    assert one.bench.acked() == [0, 1]
+    assert one.bench.counters.late == 1
+    (bury,) = one.bench.buried
+    assert (bury.items, bury.attempts) == ([("a", "bad")], 2)
+    one.bench.core.buried(bury.ticket)
+    one.work()
+    assert calls[6:] == [4, 8]
+    assert one.state() == {"a": 15}
+    assert one.bench.acked() == [0, 1, 2, 3, 4]
+    assert dict(one.worker.partitions.owned(stable_hash("a") % PARTITIONS).state.timers) == {
+        "a": 4e9 + 1
+    }
+
+
+def test_an_earlier_item_that_fails_only_when_it_is_called_again_is_the_one_that_failed(durable):
+    calls: list[Any] = []
+
+    class Moody(Sum):
+        def process(self, item):
+            calls.append(item[1])
+            if item[1] == 2 and calls.count(2) == 2:
+                raise ValueError("not again")
+            return super().process(item)
+
+    one = durable(Moody, retries=0, on_error="drop")
+    one_run(one, [("a", 1), ("a", 2), ("a", "bad"), ("a", 4)])
+    one.work()
+    assert one.state() == {"a": 5}
+    assert one.bench.acked() == [0, 1, 2, 3]
+
+
+def test_an_object_that_an_item_keeps_is_not_changed_in_the_state_by_the_next_one(durable):
+    class Keeper(DurableStage):
+        kept: list[Any] = []
+
+        def process(self, item):
+            key, n = item
+            self.kept.append("of another item")
+            self.kept = self.state.setdefault(key, [])
+            self.kept.append(n)
+            if n == "bad":
+                raise ValueError("after the change")
+
+    one = durable(Keeper, retries=0, on_error="drop")
+    one_run(one, [("a", 1), ("a", 2), ("a", "bad"), ("a", 4)])
+    one.work()
+    assert one.state() == {"a": [1, 2, 4]}
+
+
+def test_a_value_that_cannot_be_stored_fails_its_own_item(durable):
+    class Odd(DurableStage):
+        def process(self, item):
+            key, n = item
+            self.state[key, n] = (lambda: n) if n == 2 else n
+
+    one = durable(Odd, retries=0)
+    one_run(one, [("a", 1), ("a", 2), ("a", 3)])
+    one.work()
+    (bury,) = one.bench.buried
+    assert (bury.items, bury.error_class) == ([("a", 2)], "StateError")
+    one.bench.core.buried(bury.ticket)
+    one.work()
+    assert one.state() == {("a", 1): 1, ("a", 3): 3}
+
+
 def test_only_the_bad_item_of_a_unit_of_several_is_given_up(durable):
     one = durable(retries=0)
     partition = stable_hash("a") % PARTITIONS

@@ -478,3 +478,66 @@ def test_the_memory_of_a_state_larger_than_its_cache_stays_bounded(rows):
     assert sum(sum(value) for value in state.values()) == 10 * sum(range(5000))
     assert state._cache.size_bytes <= 100_000
     assert len(state._item) <= 2 * rows.page_rows
+
+
+# --- what is known without a look at the file, and when an item must be sealed
+
+
+def test_a_file_that_began_empty_is_not_asked_for_what_was_never_stored(rows):
+    state = State(rows, cache_entries=3)
+    for key in range(3):
+        assert state.get(key) is None
+        state[key] = key
+        commit(state, rows)
+    assert rows.gets == 0
+    assert [state[key] for key in range(3)] == [0, 1, 2]
+    del state[0]
+    state[3] = 3
+    commit(state, rows)  # the cache lets go of one from here on
+    assert [state.get(key) for key in range(5)] == [None, 1, 2, 3, None]
+    assert rows.gets > 0
+
+
+def test_a_file_that_held_something_is_asked(rows):
+    before = State(rows)
+    before["k"] = 1
+    commit(before, rows)
+    state = State(rows)
+    assert (state.get("other"), state["k"]) == (None, 1)
+    assert rows.gets == 2
+
+
+def test_after_a_reset_the_file_is_asked_again(state, rows):
+    assert state.get("k") is None
+    state["k"] = 1
+    commit(state, rows)
+    state.reset()
+    assert state["k"] == 1
+
+
+@pytest.mark.parametrize("value", [1, "text", None, b"raw", (1, ("a", 2.5)), frozenset({1})])
+def test_a_value_that_cannot_change_exposes_nothing(state, rows, value):
+    state["k"] = value
+    assert not state.exposed
+    commit(state, rows)
+    assert state["k"] == value
+    assert state.setdefault("k", 0) == value
+    assert not state.exposed
+
+
+@pytest.mark.parametrize("value", [[1], {"a": 1}, ([1],), {1}])
+def test_whoever_gives_or_gets_a_value_that_can_change_is_exposed_until_it_is_sealed(
+    state, rows, value
+):
+    state["k"] = value
+    assert state.exposed
+    state.seal()
+    assert not state.exposed
+    commit(state, rows)
+    for look in (lambda: state["k"], lambda: state.get("k"), lambda: list(state.items())):
+        assert look()
+        assert state.exposed
+        state.undo()
+        assert not state.exposed
+    assert "k" in state
+    assert not state.exposed

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import stat
 import threading
+from contextlib import closing
 
 import pytest
 
@@ -295,6 +296,25 @@ def test_a_file_whose_maker_died_before_its_tables_is_made_anew(path):
     with read_partition(path) as found:
         assert found is None
     acquire(path).close()
+
+
+def test_a_new_file_is_there_as_a_whole_and_one_that_exists_is_left_as_it_is(path):
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(b"half of one, of a maker that died")
+    schema.make(path)
+    assert not draft.exists()
+    with read_partition(path) as found:
+        assert found is None
+    with closing(schema.connect(path, writable=True)) as db:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert db.execute("PRAGMA journal_mode").fetchall() == [("wal",)]
+    made = acquire(path)
+    made.commit(Batch(state=[(b"k", b"v")]))
+    made.close()
+    schema.make(path)
+    again = acquire(path)
+    assert again.get(b"k") == b"v"
+    again.close()
 
 
 def test_only_this_user_can_read_what_is_stored(owner, path):

@@ -10,6 +10,7 @@ Two rules hold everything together:
    per parent where siblings branch again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zflow.hashing import mix64
@@ -75,7 +76,7 @@ class Brancher:
         self._paths: dict[int, int] = {}
         self._keyed: dict[tuple[int, int, int], int] = {}
 
-    def returned(self, run: Run, positions: list[int] | None) -> Run:
+    def returned(self, run: Run, positions: Sequence[int] | None) -> Run:
         """The run that a run of inputs becomes when each gives one output (or None)."""
         path = self._paths.get(run.path)
         if path is None:
@@ -117,7 +118,7 @@ class Brancher:
     def keyed(
         self,
         run: Run,
-        positions: list[int],
+        positions: Sequence[int],
         partition: int,
         *,
         part: int = 0,

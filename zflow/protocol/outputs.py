@@ -3,6 +3,7 @@
 Decides which outputs are a unit together. Names come from `identity`; nothing is sent here.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -51,8 +52,11 @@ class Share:
         self.counts: list[int] | None = [] if counted else None
 
 
-def by_run(runs: list[Run], positions: Sequence[int]) -> Iterator[tuple[Run, list[int]]]:
+def by_run(runs: list[Run], positions: Sequence[int]) -> Iterator[tuple[Run, Sequence[int]]]:
     """Which positions, counted from its own start, each run has of those counted through all."""
+    if len(runs) == 1:  # of a source, always
+        yield runs[0], positions
+        return
     at = taken = 0
     for run in runs:
         begin = taken
@@ -81,16 +85,16 @@ def segments_of(
     yield Segment(made, output.items, task, parents)
 
 
-def _shares(output: Output, partitions: list[int]) -> Iterable[Share]:
-    shares: dict[int, Share] = {}
-    positions = output.positions or range(len(output.items))
-    for position, partition, item in zip(positions, partitions, output.items, strict=True):
-        share = shares.get(partition)
-        if share is None:
-            share = shares[partition] = Share(partition)
-        share.positions.append(position)
-        share.items.append(item)
-    return shares.values()
+def _shares(output: Output, partitions: list[int]) -> Iterator[Share]:
+    places: defaultdict[int, list[int]] = defaultdict(list)
+    for place, partition in enumerate(partitions):
+        places[partition].append(place)
+    items, positions = output.items, output.positions
+    for partition, own in places.items():
+        share = Share(partition)
+        share.positions = own if positions is None else [positions[place] for place in own]
+        share.items = [items[place] for place in own]
+        yield share
 
 
 def shared(

@@ -29,12 +29,14 @@ class Context:
         self.logger = logging.getLogger(f"zflow.user.{stage}")
         self.edges = tuple(keys)  # labels of those into this stage, in the order of `connect`
         self.late = 0  # items that came too late for their window; the replica's books read it
-        self.item: Any = None  # the replica's own, and of a durable stage only
+        # The replica's own: the item in hand and its position in the portion. `item` is set in a
+        # durable stage only, which sets both without a call for each item.
+        self.item: Any = None
+        self.position = 0
         self._edges = dict(edges)
         self._keys = dict(keys)
         self.instance: Any = None  # the replica's own: what the class stage is
         self._portion: Portion | None = None
-        self._position = 0
 
     def label(self, edge: int) -> str:
         """The replica's own: how people name an edge."""
@@ -43,12 +45,12 @@ class Context:
     def at(self, portion: Portion | None, position: int) -> None:
         """The replica's own: which item is in hand."""
         self._portion = portion
-        self._position = position
+        self.position = position
 
     def _here(self) -> tuple[Run, int]:
         if self._portion is None:
             raise RuntimeError("context.attempt and context.item_id exist only while an item runs")
-        position = self._position
+        position = self.position
         for run in self._portion.runs:
             if position < run.n:
                 return run, position

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import Any
 
-from zflow.errors import StageError, Unavailable
+from zflow.errors import Unavailable
 from zflow.log import Repeating
 from zflow.protocol.actions import Bury, Fail
-from zflow.protocol.inbox import Portion, ReceiverLink
+from zflow.protocol.inbox import Portion
+from zflow.protocol.outbox import MAX_MESSAGE_ITEMS
 from zflow.replica.alarms import Alarms
+from zflow.replica.applying import Applier, Work
 from zflow.replica.committer import Committer
 from zflow.replica.moving import Moving
 from zflow.replica.partitions import Owned, Partitions
@@ -23,43 +25,13 @@ from zflow.replica.rounds import Rounds
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.stages import StageOptions
 from zflow.wire.codec import pack
-from zflow.wire.run import Run, item_span
 
 _LOG = logging.getLogger("zflow.durable")
-PORTION_UNITS = 1000  # taken at once, however fast they are
+PORTION_UNITS = MAX_MESSAGE_ITEMS  # taken at once, however fast they are
 MAX_UNCOMMITTED = 65_536  # units applied and not yet durable; then nothing more is taken
 MAX_BACKOFF_S = 30.0
 OPEN_AGAIN_S = 0.5
 MAX_HELD = 8192  # units that wait behind one that failed
-
-
-class Work:
-    """A run of units for one partition, from the first one that is not through.
-
-    attempt: of its first unit. dead: which of the items were given up. due_s: when it may be
-    tried again.
-    """
-
-    __slots__ = ("attempt", "dead", "due_s", "first", "items", "link", "portion", "position", "run")
-
-    def __init__(self, portion: Portion, position: int, run: Run, items: list[Any]) -> None:
-        self.portion = portion
-        self.position = position  # of its first unit in the portion
-        self.link: ReceiverLink = portion.link
-        self.first = portion.first + position
-        self.run = run
-        self.items = items
-        self.attempt = 0
-        self.dead: set[int] = set()
-        self.due_s = 0.0
-
-    def rest(self, done: int) -> "Work":
-        """What is left when `done` units are through."""
-        if done == 0:
-            return self
-        run, n = self.run, self.run.n
-        begin, end = item_span([run], done, n)
-        return Work(self.portion, self.position + done, run.cut(done, n), self.items[begin:end])
 
 
 class DurableWorker:
@@ -81,17 +53,15 @@ class DurableWorker:
         self.partitions = partitions
         self.concluding = False
         self._instance = instance
-        self._call = call
+        self._applier = Applier(bench, instance, call, yields=yields)
         self.rounds = Rounds(bench, partitions, committer)
         self._stage = stage
         self._options = options
-        self._yields = yields
         self._held = 0
         self._holding: dict[int, Owned] = {}
         self._unopened: dict[int, list[Work]] = {}  # for partitions that cannot be opened now
         self._open_due_s = 0.0
         self._complain = Repeating(_LOG, bench.clock)
-        self._failing: tuple[int, BaseException] | None = None
         self._finish_failures = 0
         self._finish_due_s = 0.0
         self.moving = Moving(bench, partitions, self.rounds, self._has_come)
@@ -141,6 +111,8 @@ class DurableWorker:
                 return None
             service_s = core.inbox.window.service_s
             units = int(SLICE_NS / 1e9 / service_s) if service_s else 1
+            if service_s and parcel.n - parcel.taken <= 2 * units:
+                units *= 2  # rather the whole message than to cut its runs
             portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
@@ -259,59 +231,16 @@ class DurableWorker:
 
     def _apply(self, owned: Owned, work: Work, begin: int, end: int) -> int:
         """User code for the units [begin, end); where it stopped."""
-        run, items, state = work.run, work.items, owned.state
-        self._instance.state = state
+        run = work.run
         outputs: list[bytes] = []
-        position = begin
-        at = item_span([run], 0, begin)[1]
-        counts = run.counts
-        here, portion, first = self.bench.context.at, work.portion, work.position
-        try:
-            for position in range(begin, end):
-                here(portion, first + position)
-                made: list[Any] = []
-                if counts is None and not work.dead:  # nearly always
-                    count, self._at = 1, at
-                    self._call_one(items[at], made)
-                else:
-                    count = 1 if counts is None else counts[position]
-                    self._call_each(work, at, count, made)
-                # Before its changes are kept: it may fail.
-                packed = list(map(pack, made)) if made else made
-                state.seal()
-                outputs += packed
-                at += count
-            position = end
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
-            state.undo()
-            self._failing = (self._at - at, error)
-        if position > begin:
-            whole = begin == 0 and position == run.n
-            owned.logic.applied(run if whole else run.cut(begin, position), outputs)
-            self.bench.counters.processed += position - begin
+        reached = self._applier.apply(owned.state, work, begin, end, outputs)
+        if reached > begin:
+            whole = begin == 0 and reached == run.n
+            owned.logic.applied(run if whole else run.cut(begin, reached), outputs)
+            self.bench.counters.processed += reached - begin
             self.bench.counters.late = self.bench.context.late
-            self.rounds.opened(owned, position - begin)
-        return position
-
-    def _call_each(self, work: Work, at: int, count: int, made: list[Any]) -> None:
-        """User code for the items of one unit, less those that were given up."""
-        for self._at in range(at, at + count):
-            if count > 1 and work.run.n == 1:
-                self.bench.black_box.at(self._at - at)
-            if self._at not in work.dead:
-                self._call_one(work.items[self._at], made)
-
-    def _call_one(self, item: Any, made: list[Any]) -> None:
-        self.bench.context.item = item
-        result = self._call(item)
-        if result is None:
-            return
-        if self._yields:
-            made.extend(output for output in result if output is not None)
-        elif isinstance(result, GeneratorType):
-            raise StageError("the method returned a generator object; write `yield from`")
-        else:
-            made.append(result)
+            self.rounds.opened(owned, reached - begin)
+        return reached
 
     def _through(self, owned: Owned, work: Work, n: int) -> None:
         """The first `n` units need nothing more from user code."""
@@ -332,8 +261,7 @@ class DurableWorker:
 
     def _failed(self, owned: Owned, work: Work) -> None:
         """The first unit of `work` has failed: again later, or the declared policy."""
-        assert self._failing is not None, "something has failed"
-        (item, error), self._failing = self._failing, None
+        item, error = self._applier.take_failure()
         counters, options = self.bench.counters, self._options
         counters.errors += 1
         self._hold(owned, work, first=True)

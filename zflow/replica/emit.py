@@ -186,11 +186,15 @@ class Emitter:
                 "the function returned a generator object; write `yield from` in a generator "
                 "function, or return the list"
             )
-        if self._plain and _NONE not in types and Emit not in types:
+        whole = _NONE not in types and Emit not in types
+        if whole and self._plain:
             return [Output(route.edge, None, items) for route in self._routes]
-        return [self._one(route, items) for route in self._routes]
+        return [self._one(route, items, whole) for route in self._routes]
 
-    def _one(self, route: Route, items: list[Any]) -> Output:
+    def _one(self, route: Route, items: list[Any], whole: bool) -> Output:
+        """whole: there is no None and no Emit among the items."""
+        if whole and route.output is None and route.when is None:
+            return _output(route, None, items)
         positions: list[int] = []
         chosen: list[Any] = []
         for position, item in enumerate(items):
@@ -205,11 +209,14 @@ class Emitter:
                 continue
             positions.append(position)
             chosen.append(item)
-        partitions = None
-        if route.keyed is not None:
-            partitions = _partitions(route.keyed, positions, chosen)
-        whole = len(positions) == len(items)
-        return Output(route.edge, None if whole else positions, chosen, partitions)
+        return _output(route, positions if len(positions) < len(items) else None, chosen)
+
+
+def _output(route: Route, positions: list[int] | None, items: list[Any]) -> Output:
+    partitions = None
+    if route.keyed is not None:
+        partitions = _partitions(route.keyed, positions or range(len(items)), items)
+    return Output(route.edge, positions, items, partitions)
 
 
 def _shown(key: Any) -> str:
@@ -217,14 +224,14 @@ def _shown(key: Any) -> str:
     return text if len(text) <= MAX_SHOWN_CHARS else text[:MAX_SHOWN_CHARS] + "..."
 
 
-def _partitions(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:
+def _partitions(keyed: Keying, positions: Sequence[int], items: list[Any]) -> list[int]:
     try:
         return keyed.partitions(items)
     except Exception:  # noqa: BLE001 - of all together; one by one says whose it is
         return _one_by_one(keyed, positions, items)
 
 
-def _one_by_one(keyed: Keying, positions: list[int], items: list[Any]) -> list[int]:
+def _one_by_one(keyed: Keying, positions: Sequence[int], items: list[Any]) -> list[int]:
     found: list[int] = []
     try:
         for item in items:

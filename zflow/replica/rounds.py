@@ -59,7 +59,7 @@ class Rounds:
             for owned in self.partitions.all():
                 if owned.origin.low > owned.low:
                     self._open[owned.number] = owned
-        if self._open and (idle or self._is_time(now_ns)):
+        if self._open and self._is_time(now_ns, idle):
             self._round_began_ns = now_ns
             self._round = list(self._open.values())
             self._open.clear()
@@ -67,16 +67,23 @@ class Rounds:
             for owned in self._round:
                 self._submit(owned)
 
-    def _is_time(self, now_ns: int) -> bool:
-        """A busy stage begins a round: something is GROUP_NS old, or there is much.
+    def _is_time(self, now_ns: int, idle: bool) -> bool:
+        """A stage with nothing else to do begins a round at once, a busy one when something is
+        GROUP_NS old, or there is much.
 
         A round costs a commit in every open partition, about the same for one unit as for many.
-        So it is under way for half of the time at most: on a slow disk, and in stages with many
-        partitions, rounds are fewer and larger.
+        So rounds are under way for half of the time at most: on a slow disk, and in stages with
+        many partitions, they are fewer and larger.
         """
-        wait_ns = max(GROUP_NS, min(MAX_GROUP_NS, 2 * self._round_ns))
-        aged = now_ns - self._opened_ns >= wait_ns
+        spacing_ns = self._spacing_ns()
+        if idle:
+            return now_ns - self._round_began_ns >= spacing_ns
+        aged = now_ns - self._opened_ns >= max(GROUP_NS, spacing_ns)
         return aged or self._applied >= GROUP_UNITS * len(self._open)
+
+    def _spacing_ns(self) -> int:
+        """From the beginning of the last round to that of the next, at least."""
+        return min(MAX_GROUP_NS, 2 * self._round_ns)
 
     def _submit(self, owned: Owned) -> None:
         """Everything that is open, to the disk in one transaction."""
@@ -137,7 +144,7 @@ class Rounds:
         """When a round may begin although nothing arrives."""
         if not self._open or self._round:
             return float("inf")
-        return (self._opened_ns + GROUP_NS) / 1e9
+        return (self._round_began_ns + self._spacing_ns()) / 1e9
 
     def has(self, owned: Owned) -> bool:
         """Something of the partition is open or under way."""

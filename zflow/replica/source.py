@@ -18,7 +18,7 @@ from zflow.state.positions import Mark, Position
 from zflow.wire.codec import checksum_bytes, dump_item, load_item
 
 CHUNK_NS = 250_000  # what is pulled before it is sent
-MAX_CHUNK_ITEMS = 1024
+MAX_CHUNK_ITEMS = 4096
 FORGETTING = 0.8  # per pull, of the worst time an item took
 MAX_BACKOFF_S = 30.0
 SKIP_ITEMS = 65_536

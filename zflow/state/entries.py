@@ -126,6 +126,7 @@ class Cache:
         self._max_bytes = max_bytes
         self._max_entries = max_entries
         self.size_bytes = 0
+        self.lost = False  # something that was put here is not here any more
         # Asked several times for every item: the functions themselves, without a call around them.
         self.peek = self._entries.get
         self.touch = self._entries.move_to_end
@@ -141,18 +142,21 @@ class Cache:
 
     def put_all(self, entries: Mapping[bytes, Entry], rows: Iterable[Row]) -> None:
         """Remember what was committed. rows: of the entries, in their order."""
-        known, sizes, grown = self._entries, self._sizes, 0
+        known, sizes, touch, grown = self._entries, self._sizes, self.touch, 0
         for (raw, entry), (_, row) in zip(entries.items(), rows, strict=True):
             size_bytes = len(raw) + _ENTRY_BYTES + (len(row) if row is not None else 0)
-            grown += size_bytes - sizes.get(raw, 0)
-            sizes[raw] = size_bytes
+            before = sizes.get(raw, 0)
+            if size_bytes != before:
+                grown += size_bytes - before
+                sizes[raw] = size_bytes
             known[raw] = entry
-            known.move_to_end(raw)
+            touch(raw)
         self.size_bytes += grown
         self._shrink()
 
     def _shrink(self) -> None:
         while self.size_bytes > self._max_bytes or len(self._entries) > self._max_entries:
+            self.lost = True
             oldest, _ = self._entries.popitem(last=False)
             self.size_bytes -= self._sizes.pop(oldest)
 
@@ -162,6 +166,7 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all."""
+        self.lost = True
         self._entries.clear()
         self._sizes.clear()
         self.size_bytes = 0

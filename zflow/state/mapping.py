@@ -5,14 +5,16 @@ writes to the file: rows leave by `take`, and the caller says how their commit e
 
 Four layers, the newest first; a key is what the first layer that has it says, else the file:
 
-    item     what the running item has read or written; `undo` forgets it
+    item     what the items that run have read or written; `undo` forgets it
     batch    sealed by items that have ended, not taken yet; `rollback` forgets it too
     flights  taken and not committed yet, several, in order; only `reset` forgets them
     cache    what the file says, bounded
 
 A value that can change in place is kept below `item` only as decoded from its own row, and is
 decoded again once it may differ: so neither a failed item nor a second name for the same object
-changes what is stored, and a stage behaves after a crash as it would have without one.
+changes what is stored, and a stage behaves after a crash as it would have without one. For that
+`seal` must follow each item that was given such a value, or gave one, as `exposed` says; after
+others it may wait for more items.
 """
 
 from collections import deque
@@ -70,6 +72,8 @@ class State(MutableMapping[Any, Any]):
     cache_bytes, cache_entries: limits of the cache; bytes as pickled, with about 200 for each key.
     timers: rows of the timers, which are sealed and undone with the state.
 
+    exposed: the running item has its hands on a value that can change in place.
+
     raises: StateError for a key or a value that cannot be stored or read again, Unavailable if
     the file cannot be read.
     """
@@ -83,6 +87,7 @@ class State(MutableMapping[Any, Any]):
         timers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         self.timers = Timers(timers)
+        self.exposed = False
         self._committed = committed
         self._item: dict[bytes, Entry] = {}
         self._batch: dict[bytes, Entry] = {}
@@ -90,6 +95,7 @@ class State(MutableMapping[Any, Any]):
         self._rows: deque[list[Row]] = deque()  # of each flight
         self._cache = Cache(max_bytes=cache_bytes, max_entries=cache_entries)
         self._cached = self._cache.peek
+        self._began_empty: bool | None = None  # the file held nothing when it was first asked
         self._last_key: Any = GONE
         self._last_raw = b""
         self._version = 0  # rises whenever a row of the file may be newer than one read before
@@ -97,14 +103,15 @@ class State(MutableMapping[Any, Any]):
     # --- a dict -----------------------------------------------------------------------------
 
     def __getitem__(self, key: Any) -> Any:
-        value = self._read(key)
+        value = self.get(key, GONE)
         if value is GONE:
             raise KeyError(key)
         return value
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value of a key, or `default`."""
-        value = self._read(key)
+        raw = self._last_raw if key is self._last_key else self._raw(key)
+        value = (self._item.get(raw) or self._read(raw))[1]
         return default if value is GONE else value
 
     def __contains__(self, key: object) -> bool:
@@ -115,6 +122,8 @@ class State(MutableMapping[Any, Any]):
     def __setitem__(self, key: Any, value: Any) -> None:
         raw = self._last_raw if key is self._last_key else self._raw(key)
         self._item[raw] = (key, value, None)
+        if type(value) not in ATOMS and not is_plain(value):
+            self.exposed = True
 
     def __delitem__(self, key: Any) -> None:
         if key not in self:
@@ -149,17 +158,13 @@ class State(MutableMapping[Any, Any]):
     # --- for whoever runs the items and commits -----------------------------------------------
 
     def seal(self) -> None:
-        """The running item has ended: what it did belongs to the batch.
+        """The items that ran have ended: what they did belongs to the batch.
 
-        raises: StateError, naming the key; nothing is sealed then, and `undo` forgets the item.
+        raises: StateError, naming the key; nothing is sealed then, and `undo` forgets the items.
         """
-        item = self._item
-        for entry in item.values():
-            if type(entry[1]) not in ATOMS:
-                item = self._changed()
-                break
-        self._batch.update(item)
+        self._batch.update(self._changed() if self.exposed else self._item)
         self._item = {}
+        self.exposed = False
         self.timers.seal()
 
     def _changed(self) -> dict[bytes, Entry]:
@@ -194,8 +199,9 @@ class State(MutableMapping[Any, Any]):
         self._version += 1
 
     def undo(self) -> None:
-        """The running item failed: forget what it did since the last `seal`."""
+        """The running item failed: forget what was done since the last `seal`."""
         item, self._item = self._item, {}
+        self.exposed = False
         self.timers.undo()
         for raw in item:
             self._spoil(raw)
@@ -210,6 +216,7 @@ class State(MutableMapping[Any, Any]):
     def reset(self) -> None:
         """Forget everything, in flight or not: only the file is true, after a failed commit."""
         self._item, self._batch = {}, {}
+        self.exposed = False
         self._flights.clear()
         self._rows.clear()
         self._cache.clear()
@@ -228,20 +235,20 @@ class State(MutableMapping[Any, Any]):
         self._last_key = key
         return raw
 
-    def _read(self, key: Any) -> Any:
-        raw = self._last_raw if key is self._last_key else self._raw(key)
-        entry = self._item.get(raw)
-        if entry is None:
-            entry = self._known(raw) or self._fetched(raw)
-            if entry[2] is not None:  # from here on the item may change it in place
-                entry = self._item[raw] = self._fresh(raw, entry)
-        return entry[1]
+    def _read(self, raw: bytes) -> Entry:
+        """What the layers below the item say, as the item sees it from now on."""
+        entry = self._batch.get(raw) or self._below(raw) or self._fetched(raw)
+        if entry[2] is not None:  # from here on the item may change it in place
+            entry = self._item[raw] = self._fresh(raw, entry)
+            self.exposed = True
+        return entry
 
     def _known(self, raw: bytes) -> Entry | None:
         """What the layers below the item say, without asking the file."""
-        entry = self._batch.get(raw)
-        if entry is not None:
-            return entry
+        return self._batch.get(raw) or self._below(raw)
+
+    def _below(self, raw: bytes) -> Entry | None:
+        """What the layers below the batch say."""
         for flight in self._flights:
             entry = flight.get(raw)
             if entry is not None:
@@ -253,6 +260,10 @@ class State(MutableMapping[Any, Any]):
 
     def _fetched(self, raw: bytes) -> Entry:
         """From the file, into the cache."""
+        if self._began_empty is None:
+            self._began_empty = self._committed.count()[0] == 0
+        if self._began_empty and not self._cache.lost:
+            return MISSING  # all that has been stored since is still in a layer
         row = self._committed.get(raw)
         entry = MISSING if row is None else unpack_row(raw, row)
         self._cache.put(raw, entry, len(row or b""))
@@ -308,6 +319,7 @@ class State(MutableMapping[Any, Any]):
                 entry = self._item.get(raw) or self._scanned(raw, page.get(raw))
                 if handing_out and entry[2] is not None and raw not in self._item:
                     self._item[raw] = entry
+                    self.exposed = True
                     pending.append(raw)
                 if entry[1] is not GONE:
                     yield raw, entry

@@ -3,10 +3,11 @@
 Decides what is stored where and which files are refused. Never changes what a stage has stored.
 """
 
+import functools
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,9 @@ Durability = Literal["power", "process"]
 # With NORMAL the last commits before a power failure may be gone, never half of one (H23).
 SYNCHRONOUS: dict[Durability, str] = {"power": "FULL", "process": "NORMAL"}
 BUSY_S = 30.0  # the longest that a reader's checkpoint or a backup may keep a commit waiting
+
+_FORMAT = slice(18, 20)  # in the header: who may write and read the file
+_FORMAT_WAL = b"\x02\x02"
 
 _ONE = "one INTEGER PRIMARY KEY CHECK (one = 1)"
 # `keys` is kept by triggers: counting a large table for each len() would read all of it.
@@ -60,7 +64,7 @@ def _add_timers(db: sqlite3.Connection) -> None:
     db.execute("CREATE TABLE timer (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
 
 
-# What makes each version out of the one before it, in one transaction.
+# What makes each version out of the one before it.
 MIGRATIONS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _make_tables, 2: _add_timers}
 
 
@@ -96,6 +100,35 @@ def create(path: Path) -> None:
     os.close(os.open(path, flags, 0o600))
 
 
+@functools.cache
+def _ownerless() -> bytes:
+    """The bytes of a file that has its tables, in WAL mode, and belongs to nobody yet."""
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+        for version in sorted(MIGRATIONS):
+            MIGRATIONS[version](db)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        raw = bytearray(db.serialize())
+    raw[_FORMAT] = _FORMAT_WAL
+    return bytes(raw)
+
+
+def make(path: Path) -> None:
+    """Make a file with its tables, wholly or not at all; an existing one is left as it is.
+
+    A copy of one that is ready costs two syncs and nothing else. Under the lock of the path.
+    """
+    if path.exists():
+        return
+    draft = path.with_name(path.name + ".new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with open(os.open(draft, flags, 0o600), "wb") as file:
+        file.write(_ownerless())
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+    _sync_folder(path)
+
+
 def _sync_folder(path: Path) -> None:
     folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -105,17 +138,18 @@ def _sync_folder(path: Path) -> None:
 
 
 def migrate(db: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables to this version; raises ConfigError if they are of a newer one."""
+    """Bring the tables to this version; raises ConfigError if they are of a newer one.
+
+    In the caller's transaction.
+    """
     found = refuse_newer(db, path)
     if found == SCHEMA_VERSION:
         return
     if found == 0:
         _sync_folder(path)
-    db.execute("BEGIN IMMEDIATE")
     for version in range(found + 1, SCHEMA_VERSION + 1):
         MIGRATIONS[version](db)
     db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-    db.execute("COMMIT")
 
 
 def refuse_newer(db: sqlite3.Connection, path: Path) -> int:

@@ -8,7 +8,7 @@ are `start, start + 1, ...` or, where filters left gaps, the column `numbers`. A
 item, or as many as the column `counts` says: what one input gives to a partition stays together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import msgspec
@@ -66,7 +66,7 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
         counts = None if items == 1 else [items]
         return self.renewed(start=self.start, n=1, numbers=None, counts=counts)
 
-    def kept(self, positions: list[int]) -> "Run":
+    def kept(self, positions: Sequence[int]) -> "Run":
         """Only the units at `positions` (not empty); their numbers stay what they were.
 
         Of units of one item: only those are ever chosen from.
