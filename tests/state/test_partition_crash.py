@@ -26,6 +26,7 @@ path, durability, last = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 owner = PartitionFile(path, stage="count", partition=0, partitions=64, durability=durability)
 number = owner.loaded.next_oseq
 print("ready", flush=True)
+sys.stdin.readline()
 while number < last:
     key = str(number).encode()
     owner.commit(
@@ -55,7 +56,7 @@ def owner(path):
     """`owner()` starts a process that commits; it is killed at the end."""
     started = []
 
-    def start(durability="process", last=1 << 60, before=()):
+    def start(durability="process", last=1 << 60, before=(), *, begins=True):
         child = subprocess.Popen(
             [*before, sys.executable, "-c", OWNER, str(path), durability, str(last)],
             env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -65,12 +66,20 @@ def owner(path):
         )
         started.append(child)
         assert child.stdout.readline() == "ready\n"
+        if begins:
+            begin(child)
         return child
 
     yield start
     for child in started:
         if not child.stdout.closed:
             kill(child)
+
+
+def begin(child):
+    """It commits from now on."""
+    child.stdin.write("\n")
+    child.stdin.flush()
 
 
 def kill(child):
@@ -187,8 +196,9 @@ def test_a_commit_reaches_the_disk_before_it_returns_where_power_may_fail(
         pytest.skip("strace is not installed")
     log, commits = tmp_path / "strace", 20
     traced = (strace, "-f", "-qq", "-e", "trace=fsync,fdatasync", "-o", str(log))
-    child = owner(durability, last=commits, before=traced)
+    child = owner(durability, last=commits, before=traced, begins=False)
     acquiring = log.read_text().count("sync(")
+    begin(child)
     for number in range(commits):
         assert child.stdout.readline() == f"{number}\n"
         if each:
