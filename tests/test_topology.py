@@ -523,6 +523,28 @@ def test_a_stage_that_is_not_deterministic_voids_exactly_once():
     assert "make ask a DurableStage" in said(flow)[0]
 
 
+def unmarked(flow: Topology) -> set[str]:
+    declared = flow.declared()
+    return {edge.label for edge in declared.edges if declared.is_unmarked(edge)}
+
+
+def test_edges_behind_nothing_but_lossy_ones_are_unmarked_up_to_the_next_origin():
+    flow = Topology("flow")
+    flow.connect(read, parse, delivery="at_most_once")
+    flow.connect(parse, show)
+    flow.connect(parse, Count)
+    flow.connect(Count, Keep)
+    assert unmarked(flow) == {"read->parse", "parse->show", "parse->Count"}
+
+
+def test_an_edge_with_a_way_that_loses_nothing_is_marked():
+    flow = Topology("flow")
+    flow.connect(read, parse, delivery="at_most_once")
+    flow.connect(read, enrich, parse)
+    flow.connect(parse, show)
+    assert unmarked(flow) == {"read->parse"}
+
+
 def test_one_lossy_edge_anywhere_above_makes_a_sink_at_most_once():
     flow = Topology("lossy")
     flow.connect(read, Count, delivery="at_most_once")

@@ -5,7 +5,7 @@ import os
 import signal
 import sqlite3
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import pytest
 
@@ -224,3 +224,60 @@ def test_durable_stages_finish_one_after_the_other(shop):
         flow.connect(First, Second, show)
     """)
     assert done.lines == ["(50, 1000)"]
+
+
+LOSSY = """
+    from zflow import DurableStage
+    from zflow.connectors.sqlite import SqliteTable
+
+    @source
+    def numbers(n: int = 5000):
+        yield from range(n)
+
+    @stage(replicas=2)
+    def same(k):
+        return k
+
+    @stage(replicas=2)
+    class Count(DurableStage):
+        def process(self, k):
+            self.state[k % 10] = self.state.get(k % 10, 0) + 1
+
+        def finish(self):
+            yield from self.state.items()
+
+    @sink
+    class Keep(SqliteTable):
+        def __init__(self):
+            super().__init__("kept.db", table="kept", columns=("digit", "n"))
+
+    @stage
+    def row(k):
+        return (k,)
+
+    @sink
+    class All(SqliteTable):
+        def __init__(self):
+            super().__init__("all.db", table="everything", columns=("k",))
+
+    flow = Topology("lossy")
+    flow.connect(numbers, same, delivery="at_most_once")
+    flow.connect(same, Count, key=lambda k: k % 10)
+    flow.connect(Count, Keep)
+    flow.connect(same, row)
+    flow.connect(row, All)
+"""
+
+
+def test_what_comes_over_edges_that_may_lose_it_is_not_remembered(shop):
+    shop.run(LOSSY)
+    with closing(sqlite3.connect(shop.folder / "kept.db")) as db:
+        assert dict(db.execute("SELECT digit, n FROM kept")) == dict.fromkeys(range(10), 500)
+    files = list(shop.folder.glob(".zflow/lossy/*/partitions/Count/*.sqlite"))
+    assert files
+    for path in files:
+        with closing(sqlite3.connect(path)) as db:
+            assert db.execute("SELECT count(*) FROM seen").fetchone() == (0,)
+    with closing(sqlite3.connect(shop.folder / "all.db")) as db:
+        assert db.execute("SELECT count(*) FROM everything").fetchone() == (5000,)
+        assert db.execute("SELECT count(*) FROM zflow_progress").fetchone() == (0,)

@@ -71,6 +71,17 @@ class Declared:
             return 0
         return PARTITIONS if any(edge.key for edge in self.edges_into(name)) else 1
 
+    def is_unmarked(self, edge: EdgeDecl) -> bool:
+        """True if every way from an origin over this edge is at_most_once somewhere.
+
+        No watermark comes over such an edge (R7), so what came over it could never be forgotten.
+        """
+        if edge.delivery == "at_most_once":
+            return True
+        stage = self.stage(edge.source)
+        above = self.edges_into(edge.source)
+        return bool(above) and not stage.is_durable and all(map(self.is_unmarked, above))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarantee:

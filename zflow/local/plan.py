@@ -273,6 +273,7 @@ def _plan(
                 output=edge.output,
                 delivery=edge.delivery,
                 partitions=declared.partitions(edge.target),
+                unmarked=declared.is_unmarked(edge),
             )
             for edge in declared.edges
         ],

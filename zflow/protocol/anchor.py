@@ -221,19 +221,24 @@ class Partition:
     def dirty(self) -> bool:
         """True if there is something to commit."""
         commit = self._open
-        return bool(commit.applied or commit.outputs or commit.units or commit.done)
+        return bool(commit.n or commit.outputs or commit.units or commit.done)
 
-    def applied(self, run: Run, outputs: list[Any]) -> None:
-        """User code has applied every unit of the run, and made these outputs of them."""
+    def applied(self, run: Run, outputs: list[Any], *, remembered: bool = True) -> None:
+        """User code has applied every unit of the run, and made these outputs of them.
+
+        remembered: False for units that nobody will ever send again.
+        """
         commit = self._open
+        commit.outputs += outputs
+        commit.n += run.n
+        if not remembered:
+            return
         made = self.dedupe.add(run)
         last = commit.applied[-1] if commit.applied else None
         if last is not None and last.goes_on_with(made):
             _join(last.ranges, made.ranges)  # one row, not one for each message
         else:
             commit.applied.append(made)
-        commit.outputs += outputs
-        commit.n += run.n
 
     def owes(self, owner: Any, first: int, n: int) -> bool:
         """These units are through here; False if they may be acknowledged at once."""

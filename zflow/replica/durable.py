@@ -219,7 +219,8 @@ class DurableWorker:
         """Apply what was never applied; hold the rest if a unit fails."""
         run = work.run
         applied = 0
-        for begin, end in owned.logic.dedupe.fresh(run):
+        known = owned.logic.dedupe
+        for begin, end in known.fresh(run) if self._remembers(work) else [(0, run.n)]:
             reached = self._apply(owned, work, begin, end)
             applied += reached - begin
             if reached < end:
@@ -229,6 +230,9 @@ class DurableWorker:
         self.bench.counters.duplicates += run.n - applied
         self._through(owned, work, run.n)
 
+    def _remembers(self, work: Work) -> bool:
+        return work.link.key[0] not in self.bench.unmarked
+
     def _apply(self, owned: Owned, work: Work, begin: int, end: int) -> int:
         """User code for the units [begin, end); where it stopped."""
         run = work.run
@@ -236,7 +240,8 @@ class DurableWorker:
         reached = self._applier.apply(owned.state, work, begin, end, outputs)
         if reached > begin:
             whole = begin == 0 and reached == run.n
-            owned.logic.applied(run if whole else run.cut(begin, reached), outputs)
+            through = run if whole else run.cut(begin, reached)
+            owned.logic.applied(through, outputs, remembered=self._remembers(work))
             self.bench.counters.processed += reached - begin
             self.bench.counters.late = self.bench.context.late
             self.rounds.opened(owned, reached - begin)

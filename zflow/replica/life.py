@@ -151,6 +151,7 @@ class Replica:
             context=user.context,
             clock=self._clock,
             entered=self._controller.entered,
+            unmarked=frozenset(edge.edge for edge in self.place.config.edges if edge.unmarked),
         )
         worker: Worker
         if self.place.stage.partitions:

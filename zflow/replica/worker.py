@@ -42,7 +42,11 @@ class Worker(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What every worker works with."""
+    """What every worker works with.
+
+    unmarked: no watermark comes over these edges, by which the names of units could be forgotten;
+    and nobody sends their units again.
+    """
 
     reactor: Reactor
     black_box: BlackBox
@@ -51,6 +55,7 @@ class Bench:
     context: Context
     clock: Clock
     entered: Callable[[bool], None]  # tells the control thread that user code begins or ends
+    unmarked: frozenset[int] = frozenset()
 
 
 def describe(error: BaseException) -> tuple[str, str]:

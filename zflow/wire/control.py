@@ -43,6 +43,7 @@ class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
     window_items: int = 65_536
     window_bytes: int = 64 * 1024 * 1024
     partitions: int = 0  # into which its items are keyed; 0 where any replica may take them
+    unmarked: bool = False  # no watermark comes over it: everything on it may be lost
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
