@@ -221,8 +221,9 @@ def test_the_most_frequent_keys_are_known_however_many_rare_ones_there_are():
     for k in range(20_000):
         keying.partition("hot" if k % 4 == 0 else f"rare {k}")
         keying.partition("warm" if k % 10 == 0 else f"other {k}")
-    (first, hot), (second, warm) = keying.most_common(2)
+    (first, hot, place), (second, warm, _) = keying.most_common(2)
     assert (first, second) == ("'hot'", "'warm'")
+    assert place == stable_hash("hot") % 8
     assert hot == 5000
     assert warm == 2000
     assert keying.items == 40_000

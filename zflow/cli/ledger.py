@@ -27,8 +27,9 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
             items = "1 item" if counts["late"] == 1 else f"{counts['late']:,} items"
             yield f"{stage}: {items} came too late"
     for label, keys in result.hot_keys.items():
-        named = ", ".join(f"{one.key} {one.share:.1%}" for one in keys[:SHOWN_KEYS])
-        yield f"{label}: most frequent keys {named}"
+        shown = keys[:SHOWN_KEYS]
+        named = ", ".join(f"{one.key} {one.share:.1%} (in {one.partition})" for one in shown)
+        yield f"{label}: most frequent keys, with their partitions: {named}"
     yield f"run {result.run_id}: {result.outcome}"
     if result.dead_letters:
         letters = "letter" if result.dead_letters == 1 else "letters"

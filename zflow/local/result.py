@@ -18,9 +18,10 @@ from zflow.local.plan import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotKey:
-    """A key of a keyed edge, as text, and how many of its items had it, at least."""
+    """A key of a keyed edge, as text, its partition, and how many of its items had it, at least."""
 
     key: str
+    partition: int
     items: int
     share: float
 
@@ -28,14 +29,16 @@ class HotKey:
 def hot_keys(paths: Iterable[Path], most: int) -> dict[str, list[HotKey]]:
     """The most frequent keys per edge, over what each sender's last process has counted."""
     totals: dict[str, int] = {}
-    counts: dict[str, Counter[str]] = {}
+    counts: dict[str, Counter[tuple[str, int]]] = {}
     for path in paths:
         for label, (items, ranked) in json.loads(path.read_text()).items():
             totals[label] = totals.get(label, 0) + items
-            counts.setdefault(label, Counter()).update(dict(ranked))
+            found = {(key, partition): n for key, n, partition in ranked}
+            counts.setdefault(label, Counter()).update(found)
     return {
         label: [
-            HotKey(key=key, items=n, share=n / totals[label]) for key, n in ranked.most_common(most)
+            HotKey(key=key, partition=partition, items=n, share=n / totals[label])
+            for (key, partition), n in ranked.most_common(most)
         ]
         for label, ranked in counts.items()
     }

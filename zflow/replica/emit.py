@@ -108,9 +108,10 @@ class Keying:
     def _ranked(self) -> list[tuple[Any, int]]:
         return sorted(self._counts.items(), key=itemgetter(1), reverse=True)
 
-    def most_common(self, n: int) -> list[tuple[str, int]]:
-        """The keys that came most often, as text, with how often at least."""
-        return [(_shown(key), count) for key, count in self._ranked()[:n]]
+    def most_common(self, n: int) -> list[tuple[str, int, int]]:
+        """The keys that came most often, as text, with how often at least, and their partition."""
+        ranked = self._ranked()[:n]
+        return [(_shown(key), count, self._partition_of(key)) for key, count in ranked]
 
 
 class WhenError(Exception):
@@ -132,7 +133,7 @@ class Emitter:
         self._uncopied: set[type] = set(_IMMUTABLE)
         self._copied: set[type] = set()
 
-    def hot_keys(self, n: int) -> dict[int, tuple[int, list[tuple[str, int]]]]:
+    def hot_keys(self, n: int) -> dict[int, tuple[int, list[tuple[str, int, int]]]]:
         """Per keyed edge: how many items were keyed, and the keys that came most often."""
         keyed = [(route.edge, route.keyed) for route in self._routes if route.keyed is not None]
         return {edge: (one.items, one.most_common(n)) for edge, one in keyed if one.items}
