@@ -56,3 +56,4 @@ class DurableStage:
     state: MutableMapping[Any, Any] = _PlainState()  # type: ignore[assignment]
     timers: MutableMapping[Any, float] = _Timers()  # type: ignore[assignment]
     context: Any
+    sealed_alone = False  # for the framework: no item is called again for the sake of another

@@ -82,7 +82,7 @@ def remount(folder: Path, mode: str) -> None:
 
 def fill(path: Path) -> None:
     """Write until there is not a page left."""
-    with path.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with path.open("ab", buffering=0) as file, pytest.raises(OSError, match="No space left"):
         write_for_ever(file)
 
 
@@ -244,7 +244,12 @@ def test_a_durable_stage_that_dies_while_its_disk_is_full_is_back_when_there_is_
     (victim,) = running.replicas("Count")
     os.kill(victim, signal.SIGKILL)
     (shop.folder / "go").touch()
-    wait_until(lambda: running.err.count("refuses for now") > CRASH_LOOP, START_S)
+
+    def refused() -> bool:
+        fill(filler)  # a successor that was refused has given a little back
+        return running.err.count("refuses for now") > CRASH_LOOP or "cannot commit" in running.err
+
+    wait_until(refused, START_S)
     assert running.process.poll() is None
     filler.unlink()
     freed_s = time.monotonic()

@@ -56,6 +56,7 @@ class Applier:
         self._instance = instance
         self._call = call
         self._yields = yields
+        self._alone: bool = instance.sealed_alone
         self._at = 0  # the item in hand, of those of the work
         self._failure: tuple[int, BaseException] | None = None
 
@@ -69,7 +70,7 @@ class Applier:
         """The units [begin, end), their changes sealed, what they give appended to `outputs`;
         where it stopped."""
         self._instance.state = state
-        if work.run.counts is None and not work.dead:  # nearly always
+        if work.run.counts is None and not work.dead and not self._alone:  # nearly always
             return self._together(state, work, begin, end, outputs)
         return self._singly(state, work, begin, end, outputs)
 

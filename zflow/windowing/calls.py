@@ -32,6 +32,8 @@ class Failed:
 class Calls(DurableStage):
     """A durable stage around a plain function."""
 
+    sealed_alone = True  # `_raised` counts the calls for one item, and ends when an item is through
+
     def __init__(self, function: Callable[..., Any], options: StageOptions) -> None:
         self._function = function
         self._options = options
