@@ -135,11 +135,11 @@ def test_what_was_called_durable_and_is_gone_is_found_at_the_end(file):
 
 
 class Owner:
-    alive = True
+    alive = zombie = True
 
 
 @pytest.mark.parametrize("flocked", [False, True])
-def test_a_file_is_held_until_its_owner_dies_if_it_can_be(flocked):
+def test_a_file_is_held_until_the_zombie_that_owns_it_dies_if_it_can_be(flocked):
     disk = File(flocked=flocked).disk
     first, second = Owner(), Owner()
     assert disk.lock(first)
@@ -147,6 +147,14 @@ def test_a_file_is_held_until_its_owner_dies_if_it_can_be(flocked):
     first.alive = False
     assert disk.lock(second)
     assert not disk.accepts(1)
+
+
+def test_a_file_is_held_by_an_owner_that_is_no_zombie():
+    disk = File(flocked=False).disk
+    first = Owner()
+    first.zombie = False
+    assert disk.lock(first)
+    assert not disk.lock(Owner())
 
 
 @pytest.mark.slow
