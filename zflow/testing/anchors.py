@@ -9,6 +9,7 @@ the end it is a dead letter of this replica's own.
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+from zflow.protocol.actions import Bury
 from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import OriginSettings
 from zflow.protocol.inbox import Portion
@@ -19,7 +20,7 @@ from zflow.testing.invariants import Violation
 from zflow.testing.items import Fate, Item
 from zflow.testing.topologies import DURABLE, EXACT
 from zflow.testing.worker import Worker
-from zflow.wire.run import Run, item_span
+from zflow.wire.run import OSEQ, Run, item_span
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
@@ -51,6 +52,7 @@ class AnchorWorker(Worker):
         self.committer = Committer(process)
         self._acquired = False
         self._work: Iterator[float] | None = None
+        self._buried = True  # the dead letter that the work under way waits for
 
     # -- acquiring -------------------------------------------------------------------------------
 
@@ -154,7 +156,7 @@ class AnchorWorker(Worker):
             return
         if not self._acquired:
             self._acquire_all(now_s)
-        blocked = self._stage.kind == EXACT and self.committer.busy
+        blocked = self._work is not None or (self._stage.kind == EXACT and self.committer.busy)
         if self._acquired and not blocked:
             super().begin(now_s)
 
@@ -247,14 +249,27 @@ class AnchorWorker(Worker):
             return True
         if settings.on_error == "drop":
             return False
-        yield self._process.disk_s * (0.5 + self._random.random())
-        self._bury(item)
+        self._bury(item, code, attempt + 1)
+        while not self._buried:
+            yield float("inf")
         return False
 
-    def _bury(self, item: Item) -> None:
-        """Its dead letter is committed."""
+    def _bury(self, item: Item, code: str, attempts: int) -> None:
+        """Ask for its dead letter; nothing goes on here before that is committed."""
+        assert item.edge is not None, "sources apply nothing"
+        assert item.unit is not None, "what was taken has a name"
         self._process.world.count("dead letter of an anchor")
-        self._process.world.invariants.given_up(item)
+        origin, oseq, path, index = item.unit
+        run = Run(origin, path, OSEQ, index, oseq, 1)
+        said = (attempts, code, "SimError", "it failed", False)
+        self._buried = False
+        letter = Bury(0, self._stage.name, item.edge.settings.label, run, [item], *said)
+        self._core.bury(letter, self._goes_on)
+
+    def _goes_on(self) -> None:
+        """The dead letter is committed."""
+        self._buried = True
+        self.due_s = self._process.world.now_s
 
     def _owe(self, own: Owned, portion: Portion, at: int, n: int, *, fresh: bool) -> None:
         """These units of the portion are through here."""

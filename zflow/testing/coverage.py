@@ -15,7 +15,7 @@ FAULTS = (
     *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
     *("zombie", "pause", "false suspicion", "cut", "slow", "slow disk", "stranger", "stuck"),
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
-    *("kill in commit", "kill at finish", "failing disk", "power loss"),
+    *("kill in commit", "kill at finish", "failing disk", "failing dead letters", "power loss"),
     *("move", "moved partition", "moved away and back", "move at finish"),
 )
 
@@ -35,6 +35,7 @@ TRANSITIONS = (
     # what becomes of units
     *(f"bury {code}" for code in ("crash", "decode", "encode", "error", "final")),
     *("died before a dead letter was committed", "FAIL", "message halved"),
+    *("commit of a dead letter failed", "stage stopped by dead letters"),
     *("ledger processed", "ledger dead_lettered", "ledger replayed_reset"),
     *("ledger replayed_peer_lost", "ledger replayed_nack", "ledger retries"),
     *("ledger dropped_lost", "ledger dropped_error"),

@@ -35,6 +35,7 @@ from zflow.testing import broken_moves as moves
 from zflow.testing.anchors import AnchorWorker
 from zflow.testing.disk import Disk
 from zflow.testing.ending import Ending
+from zflow.testing.graves import Graves
 from zflow.testing.moves import Moves
 from zflow.testing.worker import Worker
 from zflow.testing.world import Seat
@@ -174,6 +175,11 @@ MUTANTS = _mutants(
         "a dead letter is committed before its unit is settled",
         ((Outbox, "_bury", broken.bury_settled), (Outbox, "buried", broken.buried_settled)),
     ),
+    (
+        "buried_unwritten",
+        "a dead letter is tried again until its commit is written",
+        ((Graves, "_failed", broken.failed_as_committed),),
+    ),
     ("blame_all", "only who ran alone is blamed", ((Suspects, "_add", broken.blame_all),)),
     (
         "no_dispatch_check",
@@ -284,6 +290,11 @@ MUTANTS = _mutants(
         "unburied",
         "what an anchor gives up is a dead letter before it is acknowledged",
         ((AnchorWorker, "_bury", anchors.bury_nothing),),
+    ),
+    (
+        "bury_unawaited",
+        "an anchor goes on when its dead letter is committed, not when it is asked for",
+        ((AnchorWorker, "_bury", anchors.bury_unawaited),),
     ),
     (
         "no_birth",
