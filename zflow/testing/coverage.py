@@ -17,6 +17,7 @@ FAULTS = (
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
     *("kill in commit", "kill at finish", "failing disk", "failing dead letters", "power loss"),
     *("move", "moved partition", "moved away and back", "move at finish"),
+    "kill of a source of dead letters",
 )
 
 TRANSITIONS = (
@@ -54,6 +55,10 @@ TRANSITIONS = (
     *("duplicate waited for a commit", "duplicate acknowledged at once"),
     *("tried again in place", "dead letter of an anchor"),
     *("source born", "source born again"),
+    # dead letters that are sent again
+    *("dead letter sent again", "dead letter sent again twice", "applied again"),
+    *("applied behind its first mark", "source of dead letters started again"),
+    # partitions that move
     *("partition released", "given back", "given back as a stray", "ledger replayed_not_owner"),
 )
 

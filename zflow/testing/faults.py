@@ -164,6 +164,17 @@ class Nemesis:
             strikes_s = self._world.now_s + self._random.random() * 0.1
             self._world.at(strikes_s, self._last_strike, (process,))
 
+    def resends(self, process: Process) -> None:
+        """A source of dead letters starts: sometimes it is killed on its way."""
+        if self._random.random() < 0.3:
+            strikes_s = self._world.now_s + self._random.random() * 0.3
+            self._world.at(strikes_s, self._slay_resender, (process,))
+
+    def _slay_resender(self, process: Process) -> None:
+        if process.alive:
+            self._world.network.faults["kill of a source of dead letters"] += 1
+            self._slay([process])
+
     def delays_finish(self, stage: Stage) -> bool:
         """All upstream of a durable stage is over: sometimes its partitions move before it ends."""
         strikes = self._last_moves > 0 and self._random.random() < 0.4

@@ -50,6 +50,9 @@ DOOMED = frozenset(set(Fate) - {Fate.WELL, Fate.FLAKY})
 DRAGGING = Fate.UNREADABLE, Fate.POISON
 BURST = 0.05  # of the worlds have an input that yields more than one part to one partition
 
+FAILS_AGAIN = 0.2  # of the dead letters that are sent again
+MORE_LETTERS = 6  # at most, on an edge whose dead letters are sent again
+
 MOST_OF = (Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.UNREADABLE, 2), (Fate.POISON, 2)
 
 
@@ -58,6 +61,7 @@ class Item:
 
     kids: per outgoing edge, (ordinal of the yield, item) in order. rows: what a durable stage makes
     of it. partition: on a keyed edge, its own. mates: the items of its unit there, if several.
+    letter: the dead letter that it was before it was sent again.
     owed: leaves at or below it that are not yet durable; up: who else owes them.
     """
 
@@ -68,6 +72,7 @@ class Item:
         "fails",
         "fate",
         "kids",
+        "letter",
         "mates",
         "owed",
         "partition",
@@ -86,6 +91,7 @@ class Item:
         self.rows: list[Item] = []
         self.mates: tuple[Item, ...] = ()
         self.kids: list[list[tuple[int, Item]]] = []
+        self.letter: Item | None = None
         self.fate = Fate.WELL
         self.fails = 0
         self.broken = False
@@ -143,6 +149,19 @@ def grow(topology: Topology, random: Random) -> Harvest:
     for item in reversed(everything):
         _owe(item, topology.stages[item.stage])
     return Harvest(roots, everything, finals)
+
+
+def again(letter: Item, stage: Stage, topology: Topology, random: Random) -> list[Item]:
+    """What a source of dead letters makes of one, and everything below it, the root first."""
+    everything: list[Item] = []
+    _grow_all([_origin_item(stage.index)], everything, topology, random)
+    item = everything[0].kids[0][0][1]
+    item.letter, item.partition, item.size_bytes = letter, letter.partition, letter.size_bytes
+    if random.random() < FAILS_AGAIN:
+        item.fate = random.choice((Fate.ALWAYS, Fate.FINAL))
+    for one in reversed(everything):
+        _owe(one, topology.stages[one.stage])
+    return everything
 
 
 def _origin_item(stage: int) -> Item:
@@ -251,6 +270,7 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
             for mate in item.mates if fate in DRAGGING else ():
                 if mate.fate not in DRAGGING:
                     mate.fate = Fate.DRAGGED
+    _doom_more(executed, topology, random)
     for item in random.sample(everything, 2):
         if item.edge is None and random.random() < 0.5:  # its origin cannot give it to anybody
             item.fate = Fate.FINAL
@@ -259,6 +279,15 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
         if kids and item.fate is Fate.WELL:
             item.fate = Fate.UNSENDABLE
             random.choice(kids).broken = True
+
+
+def _doom_more(executed: list[Item], topology: Topology, random: Random) -> None:
+    """There is something to send again where somebody would."""
+    for stage in topology.stages:
+        if stage.resends is not None:
+            on_edge = [i for i in executed if i.edge is stage.resends and i.fate is Fate.WELL]
+            for item in random.sample(on_edge, min(len(on_edge), random.randint(1, MORE_LETTERS))):
+                item.fate = random.choice((Fate.ALWAYS, Fate.FINAL))
 
 
 def _owe(item: Item, stage: Stage) -> None:
