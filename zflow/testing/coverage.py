@@ -17,7 +17,7 @@ FAULTS = (
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
     *("kill in commit", "kill at finish", "failing disk", "failing dead letters", "power loss"),
     *("move", "moved partition", "moved away and back", "move at finish"),
-    "kill of a source of dead letters",
+    *("kill of a source of dead letters", "kill at a timer"),
 )
 
 TRANSITIONS = (
@@ -55,6 +55,8 @@ TRANSITIONS = (
     *("duplicate waited for a commit", "duplicate acknowledged at once"),
     *("tried again in place", "dead letter of an anchor"),
     *("source born", "source born again"),
+    # timers
+    *("timer fired", "timer fired where its partition went", "timer tried again"),
     # dead letters that are sent again
     *("dead letter sent again", "dead letter sent again twice", "applied again"),
     *("applied behind its first mark", "source of dead letters started again"),

@@ -29,6 +29,10 @@ class Ending:
             for stage in self._world.topology.stages
         }
         self._world.redrives.look(over)
+        for seat in self._world.seats.values():
+            process = seat.process
+            if process is not None and process.alive and isinstance(process.worker, AnchorWorker):
+                process.worker.alarms.check(self._world.now_s)
         for stage in self._world.topology.stages:
             if stage.kind != DURABLE or not self.may_finish(stage, over):
                 continue

@@ -175,13 +175,24 @@ class Nemesis:
             self._world.network.faults["kill of a source of dead letters"] += 1
             self._slay([process])
 
+    def fires(self, process: Process) -> None:
+        """A timer fires: sometimes its replica is killed around the commit."""
+        if not self.healed and self._random.random() < 0.1:
+            strikes_s = self._world.now_s + self._random.random() * 0.05
+            self._world.at(strikes_s, self._slay_alarmed, (process,))
+
+    def _slay_alarmed(self, process: Process) -> None:
+        if process.alive and not self.healed:
+            self._world.network.faults["kill at a timer"] += 1
+            self._slay([process])
+
     def delays_finish(self, stage: Stage) -> bool:
-        """All upstream of a durable stage is over: sometimes its partitions move before it ends."""
+        """All upstream of a durable stage is over: sometimes a partition moves before it ends."""
         strikes = self._last_moves > 0 and self._random.random() < 0.4
         if strikes:
             self._last_moves -= 1
             self._world.network.faults["move at finish"] += 1
-            self._world.moves.move(stage)
+            self._world.moves.move_at_finish(stage)
         return strikes
 
     def _last_strike(self, process: Process) -> None:

@@ -1,4 +1,4 @@
-"""The mutants of anchors, keyed edges, moves and dead letters that are sent again, as rows.
+"""The mutants of anchors, keyed edges, moves, dead letters that are sent again and timers.
 
 Decides nothing; `mutants` makes them what they are.
 """
@@ -15,11 +15,13 @@ from zflow.protocol.sender import SenderLink
 from zflow.testing import broken_anchors as anchors
 from zflow.testing import broken_moves as moves
 from zflow.testing import broken_redrive as redrive
+from zflow.testing import broken_timers as timers
 from zflow.testing.anchors import AnchorWorker
-from zflow.testing.disk import Disk
+from zflow.testing.disk import Contents, Disk
 from zflow.testing.ending import Ending
 from zflow.testing.moves import Moves
 from zflow.testing.redrive import Redrives
+from zflow.testing.timers import Alarms, Armed
 from zflow.testing.worker import Worker
 from zflow.testing.world import Seat
 
@@ -209,5 +211,41 @@ ANCHOR_ROWS: tuple[Row, ...] = (
         "sent_again_without_birth",
         "every source of dead letters is an origin of its own",
         ((Redrives, "_origin", redrive.origin_of_the_edge),),
+    ),
+    # -- timers ----------------------------------------------------------------------------------
+    (
+        "timer_kept",
+        "the row of a timer is deleted in the commit that has what it made",
+        ((Contents, "_apply_timers", timers.rows_kept),),
+    ),
+    (
+        "timer_kept_for_now",
+        "the row of a timer is deleted in that commit, and not in the next",
+        ((Armed, "take", timers.take_rows_later),),
+    ),
+    (
+        "timer_unstored",
+        "the timers that an item sets are stored with its effects",
+        ((Contents, "_apply_timers", timers.rows_not_stored),),
+    ),
+    (
+        "timers_unloaded",
+        "a successor fires the timers that it finds in the file",
+        ((Armed, "__init__", timers.armed_with_nothing),),
+    ),
+    (
+        "timer_of_failure",
+        "an item that raises sets no timers",
+        ((Armed, "fails", timers.fails_and_stays),),
+    ),
+    (
+        "timer_behind_finish",
+        "no timer fires behind `finish`",
+        ((Alarms, "_due_s", timers.due_behind_finish),),
+    ),
+    (
+        "timer_too_soon",
+        "no timer fires before its time",
+        ((Alarms, "_due_s", timers.fire_before_time),),
     ),
 )

@@ -138,7 +138,7 @@ class Process:
         self.worker.begin(now_s)
         self.act(now_s)
         self._check()
-        due_s = min(core.due_s(), self.worker.due_s)
+        due_s = min(core.due_s(), self.worker.due_s, self.worker.alarm_s)
         if mail and mail[0][0] < due_s:
             due_s = mail[0][0]
         self._wake_s = float("inf")

@@ -71,6 +71,11 @@ class Redrives:
         self._random = world.random
         self._sent: dict[Item, Item] = {}  # a letter that was sent again -> what it is now
         self._waiting = [seat for seat in world.seats.values() if seat.stage.resends is not None]
+        self._items = {  # that may become letters which the sources of a stage send
+            stage.index: [item for item in world.items if item.edge is stage.resends]
+            for stage in world.topology.stages
+            if stage.resends is not None
+        }
         ends_s = world.nemesis.ends_s
         self._from_s = [
             ends_s * (0.1 + self._random.random())
@@ -100,13 +105,8 @@ class Redrives:
 
     def _letters(self, stage: Stage) -> list[Item]:
         """The dead letters of the edge that nobody has sent again, its sources' own among them."""
-        edges = stage.resends, *stage.outs
-        dead = self._world.invariants.dead
-        return [
-            item
-            for item in self._world.items
-            if item.edge in edges and item in dead and item not in self._sent
-        ]
+        dead, sent = self._world.invariants.dead, self._sent
+        return [item for item in self._items[stage.index] if item in dead and item not in sent]
 
     def _start(self, seat: "Seat") -> None:
         world = self._world
@@ -115,7 +115,8 @@ class Redrives:
             items = again(letter, seat.stage, world.topology, self._random)
             world.items.extend(items)
             roots.append(items[0])
-            self._sent[letter] = items[0].kids[0][0][1]
+            self._sent[letter] = item = items[0].kids[0][0][1]
+            self._items[seat.stage.index].append(item)
             world.count("dead letter sent again")
             if letter.edge is not seat.stage.resends:
                 world.count("dead letter sent again twice")

@@ -333,6 +333,8 @@ class World:
             self.effects.gone(disk, gone)
             if gone:
                 self.count("power loss took a commit back")
+            if any(written.alarms for written in gone):
+                self.count("power loss took a timer back")
 
     def report(self, seat: Seat, crash: Crash) -> None:
         """Tell everybody upstream, soon; successors tell it in their WELCOME."""
