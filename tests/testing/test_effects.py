@@ -1,15 +1,20 @@
 """The onlooker of anchors: it says what is wrong with a commit, and whatever is lost of it."""
 
+from collections.abc import Sequence
 from random import Random
 
 import pytest
 
+from zflow.hashing import key_bytes
 from zflow.protocol.anchor import Commit
+from zflow.state.entries import Row, pack_row
 from zflow.testing import Violation, World, small_topology
 from zflow.testing.disk import Disk, Written
 from zflow.testing.effects import Effects
-from zflow.testing.items import Item
+from zflow.testing.items import Item, Timer
 from zflow.testing.topologies import DURABLE, SOURCE, Topology
+
+SET, SET_TOO = ((key_bytes(key), pack_row(key, 5.0)) for key in (7, 8))  # rows of timers
 
 
 def straight() -> Topology:
@@ -39,8 +44,11 @@ class File:
         item.owed = 1
         return item
 
-    def commit(self, *items: Item, fence: int = 1, **facts) -> Written:
-        written = Written(Commit(n=len(items), **facts), list(items), fence)
+    def commit(
+        self, *items: Item, fence: int = 1, alarms=(), timers: Sequence[Row] = (), **facts
+    ) -> Written:
+        commit = Commit(n=len(items), **facts)
+        written = Written(commit, list(items), fence, list(timers), list(alarms))
         self.effects.commits(self.disk, written)
         self.disk.write(written)
         return written
@@ -131,6 +139,62 @@ def test_what_was_called_durable_and_is_gone_is_found_at_the_end(file):
     file.effects.gone(file.disk, file.disk.lose_power())
     with pytest.raises(Violation) as told:
         file.effects.ended([], [item], set())
+    assert told.value.invariant == "I1"
+
+
+def timed(file: File, oseq: int) -> Timer:
+    """A timer of an item; what it makes is one row."""
+    timer = Timer(file.item(oseq), 7, 1.0, 0)
+    timer.rows = [Item(file.stage.index, None, 0, -1)]
+    return timer
+
+
+def test_a_timer_fires_once_and_then_its_row_is_gone(file):
+    timer = timed(file, 3)
+    file.commit(timer.item, alarms=[(7, timer, 5.0)], timers=[SET])
+    assert file.disk.contents.timers == dict([SET])
+    file.commit(outputs=timer.rows, alarms=[(7, None, 5.1)], timers=[(SET[0], None)])
+    assert not file.disk.contents.timers
+    assert refused(file, first=1, alarms=[(7, None, 5.2)]) == "I5"
+
+
+def test_a_timer_does_not_fire_before_its_time(file):
+    timer = timed(file, 3)
+    file.commit(timer.item, alarms=[(7, timer, 5.0)], timers=[SET])
+    assert refused(file, outputs=timer.rows, alarms=[(7, None, 4.9)]) == "I5"
+
+
+def test_a_timer_is_set_by_an_item_that_is_applied_and_fires_with_its_outputs(file):
+    timer = timed(file, 3)
+    assert refused(file, alarms=[(7, timer, 5.0)]) == "I5"
+    file.commit(timer.item, alarms=[(7, timer, 5.0)], timers=[SET])
+    assert refused(file, alarms=[(7, None, 5.1)]) == "I6"
+
+
+def test_a_timer_that_was_set_again_fires_as_the_last_one(file):
+    first, second = timed(file, 3), timed(file, 4)
+    file.commit(first.item, second.item, alarms=[(7, first, 5.0), (7, second, 6.0)], timers=[SET])
+    assert refused(file, outputs=first.rows, alarms=[(7, None, 6.1)]) == "I6"
+
+
+def test_a_power_loss_takes_a_timer_back(file):
+    timer = timed(file, 3)
+    kept = file.commit(timer.item, alarms=[(7, timer, 5.0)], timers=[SET])
+    file.effects.durable(file.disk.sync(kept.index))
+    fired = {"outputs": timer.rows, "alarms": [(7, None, 5.1)], "timers": [(SET[0], None)]}
+    file.commit(**fired)
+    file.effects.gone(file.disk, file.disk.lose_power())
+    assert file.disk.contents.timers == dict([SET])
+    file.commit(**fired)
+    assert refused(file, first=1, alarms=[(7, None, 5.2)]) == "I5"
+
+
+@pytest.mark.parametrize("rows", [[], [SET, SET_TOO]])
+def test_at_the_end_a_file_has_the_timers_that_wait_and_no_others(file, rows):
+    timer = timed(file, 3)
+    file.commit(timer.item, done=True, alarms=[(7, timer, 5.0)], timers=rows)
+    with pytest.raises(Violation) as told:
+        file.effects.ended([file.disk], [], set())
     assert told.value.invariant == "I1"
 
 

@@ -9,6 +9,7 @@ the end it is a dead letter of this replica's own.
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+from zflow.protocol.actions import Bury
 from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import OriginSettings
 from zflow.protocol.inbox import Portion
@@ -17,9 +18,10 @@ from zflow.testing.committer import Committer
 from zflow.testing.disk import Disk, Written
 from zflow.testing.invariants import Violation
 from zflow.testing.items import Fate, Item
+from zflow.testing.timers import Alarms, Armed
 from zflow.testing.topologies import DURABLE, EXACT
 from zflow.testing.worker import Worker
-from zflow.wire.run import Run, item_span
+from zflow.wire.run import OSEQ, Run, item_span
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
@@ -37,7 +39,17 @@ class Owned:
         self.partition = partition
         self.fence = fence
         self.items: list[Item] = []
+        self.armed = Armed(disk.contents)
         self.timed = False  # a commit is planned
+
+    @property
+    def dirty(self) -> bool:
+        """There is something to commit."""
+        return self.partition.dirty or self.armed.dirty
+
+    def at_rest(self) -> bool:
+        """All that was done is in the file."""
+        return not self.dirty and not self.partition.under_way
 
 
 class AnchorWorker(Worker):
@@ -49,8 +61,10 @@ class AnchorWorker(Worker):
         self.owners = Owners(self._stage.partitions, len(self._stage.slots))
         self.owned: dict[int, Owned] = {}
         self.committer = Committer(process)
+        self.alarms = Alarms(process, self)
         self._acquired = False
         self._work: Iterator[float] | None = None
+        self._buried = True  # the dead letter that the work under way waits for
 
     # -- acquiring -------------------------------------------------------------------------------
 
@@ -58,9 +72,8 @@ class AnchorWorker(Worker):
         """Everything that is its own is acquired, committed and, on a durable stage, finished."""
         durable = self._stage.kind == DURABLE
         return self._acquired and all(
-            self._is_mine(own.partition.number)
-            and not own.partition.dirty
-            and not own.partition.under_way
+            self.is_mine(own.partition.number)
+            and own.at_rest()
             and (own.partition.done or not durable)
             for own in self.owned.values()
         )
@@ -75,7 +88,8 @@ class AnchorWorker(Worker):
         if self.owners.assign(generation, slots):
             self._acquired = False
 
-    def _is_mine(self, number: int) -> bool:
+    def is_mine(self, number: int) -> bool:
+        """By the newest word that came here."""
         return self.owners.slots[number] == self._index
 
     def _release_all(self) -> None:
@@ -83,15 +97,13 @@ class AnchorWorker(Worker):
         if self._portion is not None:
             return
         for number, own in list(self.owned.items()):
-            if not self._is_mine(number) and self._at_rest(own):
+            if not self.is_mine(number) and self._at_rest(own):
                 self._core.released(number)
                 self._release(self.owned.pop(number))
 
     def _at_rest(self, own: Owned) -> bool:
         """Everything of the partition is in the file, and its outputs are settled."""
-        partition = own.partition
-        settled = self._core.partitions[partition.number].empty()
-        return settled and not partition.dirty and not partition.under_way
+        return self._core.partitions[own.partition.number].empty() and own.at_rest()
 
     def _release(self, own: Owned) -> None:
         own.disk.unlock(self._process)
@@ -99,7 +111,7 @@ class AnchorWorker(Worker):
 
     def _acquire_all(self, now_s: float) -> None:
         for disk in self._process.world.disks_of(self._stage):
-            if disk.number in self.owned or not self._is_mine(disk.number):
+            if disk.number in self.owned or not self.is_mine(disk.number):
                 continue
             if not disk.lock(self._process):
                 self._process.world.count("waited for a partition that somebody held")
@@ -154,9 +166,14 @@ class AnchorWorker(Worker):
             return
         if not self._acquired:
             self._acquire_all(now_s)
-        blocked = self._stage.kind == EXACT and self.committer.busy
+        blocked = self._work is not None or (self._stage.kind == EXACT and self.committer.busy)
         if self._acquired and not blocked:
+            self.alarm_s = self.alarms.fire(now_s)
             super().begin(now_s)
+
+    def idle(self) -> bool:
+        """Nothing is being applied, and what is its own is here."""
+        return self._acquired and self._portion is None and self.due_s == float("inf")
 
     def _killing(self, portion: Portion) -> bool:
         at = 0
@@ -176,7 +193,7 @@ class AnchorWorker(Worker):
         link, first = portion.link, portion.first + at
         stray = link.is_stray(run.partition, first)
         own = self.owned.get(run.partition)
-        if own is not None and self._is_mine(run.partition) and not stray:
+        if own is not None and self.is_mine(run.partition) and not stray:
             return own
         self._core.given_back(link, run.partition, first, run.n)
         self._process.world.count("given back as a stray" if stray else "given back")
@@ -225,19 +242,22 @@ class AnchorWorker(Worker):
         if any(item.fate is not Fate.WELL for item in items):
             good = []
             for item in items:
-                if (yield from self._tried(item)):
+                if (yield from self._tried(own, item)):
                     good.append(item)
         stretch = run if span == (0, run.n) else run.cut(*span)
         durable = self._stage.kind == DURABLE
         own.partition.applied(stretch, [row for item in good for row in item.rows if durable])
         own.items += good
+        for item in good:
+            own.armed.sets(item, self._process.world.now_s, self._process.slot)
 
-    def _tried(self, item: Item) -> Generator[float, None, bool]:
+    def _tried(self, own: Owned, item: Item) -> Generator[float, None, bool]:
         """Apply one item, as often as is declared; False if it is given up (I16)."""
         assert item.edge is not None, "sources apply nothing"
         settings, world = item.edge.settings, self._process.world
         attempt = 0
         while (code := self._failure(item, attempt)) is not None:
+            own.armed.fails(item, world.now_s)
             if code != "error" or attempt == settings.retries:
                 break
             world.count("tried again in place")
@@ -247,14 +267,27 @@ class AnchorWorker(Worker):
             return True
         if settings.on_error == "drop":
             return False
-        yield self._process.disk_s * (0.5 + self._random.random())
-        self._bury(item)
+        self._bury(item, code, attempt + 1)
+        while not self._buried:
+            yield float("inf")
         return False
 
-    def _bury(self, item: Item) -> None:
-        """Its dead letter is committed."""
+    def _bury(self, item: Item, code: str, attempts: int) -> None:
+        """Ask for its dead letter; nothing goes on here before that is committed."""
+        assert item.edge is not None, "sources apply nothing"
+        assert item.unit is not None, "what was taken has a name"
         self._process.world.count("dead letter of an anchor")
-        self._process.world.invariants.given_up(item)
+        origin, oseq, path, index = item.unit
+        run = Run(origin, path, OSEQ, index, oseq, 1)
+        said = (attempts, code, "SimError", "it failed", False)
+        self._buried = False
+        letter = Bury(0, self._stage.name, item.edge.settings.label, run, [item], *said)
+        self._core.bury(letter, self._goes_on)
+
+    def _goes_on(self) -> None:
+        """The dead letter is committed."""
+        self._buried = True
+        self.due_s = self._process.world.now_s
 
     def _owe(self, own: Owned, portion: Portion, at: int, n: int, *, fresh: bool) -> None:
         """These units of the portion are through here."""
@@ -265,12 +298,13 @@ class AnchorWorker(Worker):
             self._process.world.count("duplicate acknowledged at once")
             self._core.committed(portion.link, portion.first + at, n)
         if self._stage.kind == DURABLE:
-            self._commit_soon(own)
+            self.commit_soon(own)
 
     # -- commits ---------------------------------------------------------------------------------
 
-    def _commit_soon(self, own: Owned) -> None:
-        if own.partition.dirty and not own.timed:
+    def commit_soon(self, own: Owned) -> None:
+        """What was done is committed, with what is done in a moment."""
+        if own.dirty and not own.timed:
             own.timed = True
             world = self._process.world
             wait_s = GROUP_S * self._random.random()
@@ -290,7 +324,7 @@ class AnchorWorker(Worker):
 
     def _begin_commit(self, number: int) -> None:
         own = self.owned[number]
-        if own.partition.dirty and len(own.partition.under_way) < UNDER_WAY:
+        if own.dirty and len(own.partition.under_way) < UNDER_WAY:
             self.committer.add(number, own.disk, self._take(own))
 
     def _take(self, own: Owned) -> Written:
@@ -301,7 +335,7 @@ class AnchorWorker(Worker):
         if commit.watermarks:
             self._process.world.count("records forgotten")
         items, own.items = own.items, []
-        return Written(commit, items, own.fence)
+        return Written(commit, items, own.fence, *own.armed.take())
 
     def _stored(self, number: int, written: Written, now_s: float) -> None:
         """A commit is durable: acknowledge its units, send its outputs."""
@@ -313,7 +347,7 @@ class AnchorWorker(Worker):
             self._core.committed(link, first, n)
         self._send(own, written, now_s)
         if self._stage.kind == DURABLE:
-            self._commit_soon(own)
+            self.commit_soon(own)
 
     def _send(self, own: Owned, written: Written, now_s: float) -> None:
         """The outputs of a commit leave."""
@@ -332,7 +366,7 @@ class AnchorWorker(Worker):
         for number, own in self.owned.items():
             if not own.partition.done:
                 own.partition.finished(world.finals[self._stage.index, number])
-                self._commit_soon(own)
+                self.commit_soon(own)
                 world.nemesis.finishes(self._process)
 
     def died(self, now_s: float) -> None:

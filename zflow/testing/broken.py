@@ -20,6 +20,7 @@ from zflow.protocol.segment import Segment
 from zflow.protocol.sender import SenderLink
 from zflow.protocol.suspects import Suspects
 from zflow.protocol.task import Task
+from zflow.testing.graves import Graves
 from zflow.wire.data import Crash, Data, Frame, Heartbeat, Hello, Nack, State
 from zflow.wire.run import OSEQ, Run, Unit
 
@@ -222,6 +223,11 @@ def buried_settled(self: Outbox, ticket: int) -> None:
     """The counterpart of `bury_settled`: settle nothing when it is committed."""
     self.ledger.dead_lettered += 1
     self._acquit(self.burying.pop(ticket))
+
+
+def failed_as_committed(self: Graves) -> None:
+    """Say of what could not be written that it is."""
+    self._tell(self._take())
 
 
 def blame_all(self: Suspects, unit: Unit, crash: Crash) -> None:

@@ -32,6 +32,7 @@ _keyed = Brancher.keyed
 _queue_of = KeyedOutbox._queue_of
 _take = AnchorWorker._take
 _send = AnchorWorker._send
+_bury = AnchorWorker._bury
 _low_marks = Core._watermarks
 
 
@@ -144,9 +145,15 @@ def leave_unsynced(self: AnchorWorker, disk: Disk) -> None:
     return
 
 
-def bury_nothing(self: AnchorWorker, item: Item) -> None:
+def bury_nothing(self: AnchorWorker, item: Item, code: str, attempts: int) -> None:
     """Leave out what cannot be applied, and say nothing of it."""
-    return
+    self._buried = True
+
+
+def bury_unawaited(self: AnchorWorker, item: Item, code: str, attempts: int) -> None:
+    """Ask for a dead letter, and go on before it is committed."""
+    _bury(self, item, code, attempts)
+    self._buried = True
 
 
 def same_origin(self: Seat) -> int:

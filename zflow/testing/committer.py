@@ -98,6 +98,7 @@ class Committer:
             self._world.count("commit refused by its fence")
             return False
         self._world.effects.commits(disk, written)
+        self._world.redrives.commits(disk, written)
         disk.write(written)
         if not disk.full:
             self._world.effects.durable([written])  # or so everybody believes

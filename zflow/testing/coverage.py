@@ -15,8 +15,9 @@ FAULTS = (
     *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
     *("zombie", "pause", "false suspicion", "cut", "slow", "slow disk", "stranger", "stuck"),
     *("lost", "repeated", "reordered", "late", "refused", "unnoticed", "poison"),
-    *("kill in commit", "kill at finish", "failing disk", "power loss"),
+    *("kill in commit", "kill at finish", "failing disk", "failing dead letters", "power loss"),
     *("move", "moved partition", "moved away and back", "move at finish"),
+    *("kill of a source of dead letters", "kill at a timer"),
 )
 
 TRANSITIONS = (
@@ -35,6 +36,7 @@ TRANSITIONS = (
     # what becomes of units
     *(f"bury {code}" for code in ("crash", "decode", "encode", "error", "final")),
     *("died before a dead letter was committed", "FAIL", "message halved"),
+    *("commit of a dead letter failed", "stage stopped by dead letters"),
     *("ledger processed", "ledger dead_lettered", "ledger replayed_reset"),
     *("ledger replayed_peer_lost", "ledger replayed_nack", "ledger retries"),
     *("ledger dropped_lost", "ledger dropped_error"),
@@ -53,6 +55,12 @@ TRANSITIONS = (
     *("duplicate waited for a commit", "duplicate acknowledged at once"),
     *("tried again in place", "dead letter of an anchor"),
     *("source born", "source born again"),
+    # timers
+    *("timer fired", "timer fired where its partition went", "timer tried again"),
+    # dead letters that are sent again
+    *("dead letter sent again", "dead letter sent again twice", "applied again"),
+    *("applied behind its first mark", "source of dead letters started again"),
+    # partitions that move
     *("partition released", "given back", "given back as a stray", "ledger replayed_not_owner"),
 )
 

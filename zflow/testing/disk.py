@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING
 
 from zflow.hashing import text_hash64
 from zflow.protocol.anchor import Applied, Commit
-from zflow.testing.items import Item
+from zflow.state.entries import Row
+from zflow.testing.items import Item, Timer
 from zflow.testing.topologies import Stage
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
 
 
+Alarm = tuple[int, Timer | None, float]  # key, what is set and when it is due; None: it fired then
+
+
 @dataclass(slots=True, eq=False)
 class Written:
-    """One commit as it goes to the file. items: that it applies, in order; fence: of its owner."""
+    """One commit as it goes to the file. items: that it applies, in order; fence: of its owner.
+
+    timers: rows of timers, None for one that goes; alarms: the same, for the user's own state.
+    """
 
     commit: Commit
     items: list[Item]
     fence: int
+    timers: list[Row] = field(default_factory=list)
+    alarms: list[Alarm] = field(default_factory=list)
     index: int = 0  # how many commits the file has with it
 
 
@@ -36,6 +45,8 @@ class Contents:
     watermarks: dict[int, int] = field(default_factory=dict)
     records: list[Applied] = field(default_factory=list)
     rows: dict[int, Item] = field(default_factory=dict)
+    timers: dict[bytes, bytes] = field(default_factory=dict)
+    alarms: dict[int, Timer] = field(default_factory=dict)  # what is to be done, by key
     low: int = 0
     next: int = 0
     done: bool = False
@@ -54,6 +65,17 @@ class Contents:
             self.rows.pop(oseq, None)
         self.low = commit.low
         self.done = self.done or commit.done
+        self._apply_timers(written.timers)
+        for key, timer, _ in written.alarms:
+            self.alarms.pop(key, None)
+            if timer is not None:
+                self.alarms[key] = timer
+
+    def _apply_timers(self, rows: list[Row]) -> None:
+        for raw, row in rows:
+            self.timers.pop(raw, None)
+            if row is not None:
+                self.timers[raw] = row
 
 
 class Disk:

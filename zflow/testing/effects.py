@@ -2,8 +2,9 @@
 
 Decides only whether it holds. Each check names the invariant it is part of:
 
-| I1  | what an anchor called durable is in its file at the end                         |
+| I1  | what an anchor called durable is in its file at the end, and timers that wait   |
 | I5  | every item is applied at most once, over all owners and crashes, and finish too |
+| I5  | a timer fires at most once, when it is set by an item that is applied, and due  |
 | I6  | a watermark is never above the true low mark, and never falls in a file         |
 | I7  | a commit is accepted only with the current fence                                |
 | I14 | straight from an origin, items of a partition are applied in the order of oseq  |
@@ -12,9 +13,10 @@ Decides only whether it holds. Each check names the invariant it is part of:
 
 from collections.abc import Iterable
 
+from zflow.state.entries import unpack_row
 from zflow.testing.disk import Disk, Written
 from zflow.testing.invariants import Violation
-from zflow.testing.items import Fate, Item
+from zflow.testing.items import Fate, Item, Timer
 from zflow.testing.topologies import DURABLE, SOURCE, Topology
 
 
@@ -25,6 +27,7 @@ class Effects:
         self.applied: set[Item] = set()
         self.rows: dict[int, list[Item]] = {}  # of each origin, by oseq
         self._lows: dict[int, int] = {}  # below it everything was found durable
+        self.alarms: dict[Disk, dict[int, tuple[Timer, float]]] = {}  # set and not fired, by key
         self._tops: dict[tuple[Disk, int, int], int] = {}  # by edge and origin: highest applied
         self._stages = topology.stages
         origins = {stage.index for stage in topology.stages if stage.kind in (SOURCE, DURABLE)}
@@ -63,7 +66,7 @@ class Effects:
     def commits(self, disk: Disk, written: Written) -> None:
         """The file is about to take this."""
         contents, commit = disk.contents, written.commit
-        if contents.done and (written.items or commit.done):
+        if contents.done and (written.items or written.alarms or commit.done):
             raise Violation("I5", f"{disk}: something was applied after finish: {written.items}")
         for item in written.items:
             self._applies(disk, item)
@@ -72,6 +75,7 @@ class Effects:
                 raise Violation("I6", f"{disk}: the mark of {origin:x} falls to {mark}")
             self.low(origin, mark, disk)
         self._outputs(disk, written)
+        self._alarmed(disk, written)
         if written.fence != disk.fence:
             raise Violation("I7", f"{disk}: fence {written.fence} commits under {disk.fence}")
 
@@ -102,6 +106,35 @@ class Effects:
         rows.extend(commit.outputs)
         self.low(disk.origin, commit.low, disk)
 
+    def _alarmed(self, disk: Disk, written: Written) -> None:
+        """I5: a timer fires once, not before its item is applied and its time has come."""
+        for key, timer, at_s in written.alarms:
+            if timer is not None and timer.item not in self.applied:
+                raise Violation(
+                    "I5", f"{disk}: a timer is set by what is not applied: {timer.item}"
+                )
+            fired = self._alarm(disk, key, timer, at_s)
+            if timer is not None:
+                continue
+            if fired is None:
+                raise Violation("I5", f"{disk}: a timer fires that is not set: {key}")
+            if at_s < fired[1]:
+                raise Violation("I5", f"{disk}: a timer of {fired[1]} s fires at {at_s} s")
+            if not set(fired[0].rows) <= set(written.commit.outputs):
+                raise Violation(
+                    "I6", f"{disk}: the outputs of a timer are not in its commit: {key}"
+                )
+
+    def _alarm(
+        self, disk: Disk, key: int, timer: Timer | None, at_s: float
+    ) -> tuple[Timer, float] | None:
+        """What was set for the key until now."""
+        alarms = self.alarms.setdefault(disk, {})
+        before = alarms.pop(key, None)
+        if timer is not None:
+            alarms[key] = timer, at_s
+        return before
+
     @staticmethod
     def durable(commits: Iterable[Written]) -> None:
         """They are on the disk: whoever sent the items may hear of it."""
@@ -118,6 +151,10 @@ class Effects:
             if item.edge is not None and item.edge.number in self._straight:
                 self._in_order(disk, item.edge.number, item)
         del self.rows[disk.origin][disk.contents.next :]
+        self.alarms.pop(disk, None)
+        for written in disk.log:
+            for alarm in written.alarms:
+                self._alarm(disk, *alarm)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -127,6 +164,10 @@ class Effects:
             self.low(disk.origin, disk.contents.next, disk)
             if disk.stage.kind == DURABLE and not disk.contents.done:
                 raise Violation("I17", f"{disk} has not finished")
+            left = dict(unpack_row(raw, row)[:2] for raw, row in disk.contents.timers.items())
+            wanted = {key: due_s for key, (_, due_s) in self.alarms.get(disk, {}).items()}
+            if left != wanted:
+                raise Violation("I1", f"{disk}: its timers are {left}, and should be {wanted}")
         for item in items:
             anchored = item.edge is not None and self._stages[item.stage].anchor
             if anchored and item.done and item not in dead and item not in self.applied:

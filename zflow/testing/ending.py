@@ -28,6 +28,11 @@ class Ending:
             and all(self.over(seat.process) for seat in self._world.seats_of(stage))
             for stage in self._world.topology.stages
         }
+        self._world.redrives.look(over)
+        for seat in self._world.seats.values():
+            process = seat.process
+            if process is not None and process.alive and isinstance(process.worker, AnchorWorker):
+                process.worker.alarms.check(self._world.now_s)
         for stage in self._world.topology.stages:
             if stage.kind != DURABLE or not self.may_finish(stage, over):
                 continue
@@ -60,7 +65,7 @@ class Ending:
 
 def _ancestors(stages: tuple[Stage, ...]) -> dict[int, set[int]]:
     above: dict[int, set[int]] = {}
-    for stage in stages:
+    for stage in sorted(stages, key=lambda stage: bool(stage.ins)):  # origins first
         direct = {edge.source for edge in stage.ins}
         above[stage.index] = direct.union(*(above[index] for index in direct))
     return above

@@ -36,6 +36,7 @@ class Nemesis:
         self.healed = False
         self._last_strikes = LAST_STRIKES
         self._last_moves = LAST_MOVES
+        self.graves_fail = 0.0  # the chance that a commit of dead letters fails, of anybody
         self.prey: dict[Item, int] = {}  # innocent items that are hunted, and kills to come
         self._table: tuple[tuple[float, str, Callable[[], None]], ...] = (
             (4.0, "kill", self._kill),
@@ -54,6 +55,7 @@ class Nemesis:
             (0.15, "stuck", self._stuck),
             (2.0, "kill in commit", self._kill_in_commit),
             (1.0, "failing disk", self._failing_disk),
+            (1.0, "failing dead letters", self._failing_graves),
             (0.5, "power loss", self._world.lose_power),
             (3.0, "move", self._world.moves.strike),
         )
@@ -79,6 +81,7 @@ class Nemesis:
         world = self._world
         self.healed = True
         world.network.rates = Rates()
+        self.graves_fail = 0.0
         self.prey.clear()
         world.moves.heal()
         for seat in world.seats.values():
@@ -161,13 +164,35 @@ class Nemesis:
             strikes_s = self._world.now_s + self._random.random() * 0.1
             self._world.at(strikes_s, self._last_strike, (process,))
 
+    def resends(self, process: Process) -> None:
+        """A source of dead letters starts: sometimes it is killed on its way."""
+        if self._random.random() < 0.3:
+            strikes_s = self._world.now_s + self._random.random() * 0.3
+            self._world.at(strikes_s, self._slay_resender, (process,))
+
+    def _slay_resender(self, process: Process) -> None:
+        if process.alive:
+            self._world.network.faults["kill of a source of dead letters"] += 1
+            self._slay([process])
+
+    def fires(self, process: Process) -> None:
+        """A timer fires: sometimes its replica is killed around the commit."""
+        if not self.healed and self._random.random() < 0.1:
+            strikes_s = self._world.now_s + self._random.random() * 0.05
+            self._world.at(strikes_s, self._slay_alarmed, (process,))
+
+    def _slay_alarmed(self, process: Process) -> None:
+        if process.alive and not self.healed:
+            self._world.network.faults["kill at a timer"] += 1
+            self._slay([process])
+
     def delays_finish(self, stage: Stage) -> bool:
-        """All upstream of a durable stage is over: sometimes its partitions move before it ends."""
+        """All upstream of a durable stage is over: sometimes a partition moves before it ends."""
         strikes = self._last_moves > 0 and self._random.random() < 0.4
         if strikes:
             self._last_moves -= 1
             self._world.network.faults["move at finish"] += 1
-            self._world.moves.move(stage)
+            self._world.moves.move_at_finish(stage)
         return strikes
 
     def _last_strike(self, process: Process) -> None:
@@ -235,6 +260,15 @@ class Nemesis:
         """Commits fail, and are tried again."""
         for process in self._alive():
             process.disk_fails = self._random.choice((0.0, 0.3, 0.7))
+
+    def _failing_graves(self) -> None:
+        """The disk of the dead letters is full, for everybody, until somebody makes room."""
+        self.graves_fail = self._random.choice((0.5, 1.0, 1.0))
+        mended_s = self._world.now_s + 0.2 + self._random.random() * 2.0
+        self._world.at(mended_s, self._mend_graves, ())
+
+    def _mend_graves(self) -> None:
+        self.graves_fail = 0.0
 
     def _stuck(self) -> None:
         """One slice takes so long that senders must look elsewhere, and none may send again."""

@@ -50,14 +50,39 @@ DOOMED = frozenset(set(Fate) - {Fate.WELL, Fate.FLAKY})
 DRAGGING = Fate.UNREADABLE, Fate.POISON
 BURST = 0.05  # of the worlds have an input that yields more than one part to one partition
 
+TIMED = 0.1  # of the items that a durable stage applies set a timer
+TIMER_S = 2.0  # at most, until it fires
+
+FAILS_AGAIN = 0.2  # of the dead letters that are sent again
+MORE_LETTERS = 6  # at most, on an edge whose dead letters are sent again
+
 MOST_OF = (Fate.ALWAYS, 3), (Fate.FINAL, 3), (Fate.UNREADABLE, 2), (Fate.POISON, 2)
+
+
+class Timer:
+    """What a durable stage sets when it applies an item. rows: what it makes when it fires.
+
+    fails: attempts that raise, after each start of a process. slot: that set it last.
+    """
+
+    __slots__ = ("fails", "item", "key", "rows", "slot", "wait_s")
+
+    def __init__(self, item: "Item", key: int, wait_s: float, fails: int) -> None:
+        self.item = item
+        self.key = key
+        self.wait_s = wait_s
+        self.fails = fails
+        self.rows: list[Item] = []
+        self.slot = ""
 
 
 class Item:
     """One item on its way to one stage; `edge` is None for what an origin yields.
 
     kids: per outgoing edge, (ordinal of the yield, item) in order. rows: what a durable stage makes
-    of it. partition: on a keyed edge, its own. mates: the items of its unit there, if several.
+    of it; timer: what it sets there. partition: on a keyed edge, its own. mates: the items of its
+    unit there, if several.
+    letter: the dead letter that it was before it was sent again.
     owed: leaves at or below it that are not yet durable; up: who else owes them.
     """
 
@@ -68,12 +93,14 @@ class Item:
         "fails",
         "fate",
         "kids",
+        "letter",
         "mates",
         "owed",
         "partition",
         "rows",
         "size_bytes",
         "stage",
+        "timer",
         "unit",
         "up",
     )
@@ -84,8 +111,10 @@ class Item:
         self.partition = partition
         self.size_bytes = size_bytes
         self.rows: list[Item] = []
+        self.timer: Timer | None = None
         self.mates: tuple[Item, ...] = ()
         self.kids: list[list[tuple[int, Item]]] = []
+        self.letter: Item | None = None
         self.fate = Fate.WELL
         self.fails = 0
         self.broken = False
@@ -145,6 +174,19 @@ def grow(topology: Topology, random: Random) -> Harvest:
     return Harvest(roots, everything, finals)
 
 
+def again(letter: Item, stage: Stage, topology: Topology, random: Random) -> list[Item]:
+    """What a source of dead letters makes of one, and everything below it, the root first."""
+    everything: list[Item] = []
+    _grow_all([_origin_item(stage.index)], everything, topology, random)
+    item = everything[0].kids[0][0][1]
+    item.letter, item.partition, item.size_bytes = letter, letter.partition, letter.size_bytes
+    if random.random() < FAILS_AGAIN:
+        item.fate = random.choice((Fate.ALWAYS, Fate.FINAL))
+    for one in reversed(everything):
+        _owe(one, topology.stages[one.stage])
+    return everything
+
+
 def _origin_item(stage: int) -> Item:
     return Item(stage, None, 0, FREE)
 
@@ -163,9 +205,22 @@ def _grow_all(
                 item.kids = [[] for _ in stage.outs]
                 item.rows = [_origin_item(stage.index) for _ in range(random.choice((0, 1, 1, 2)))]
                 stack.extend(item.rows)
+                if random.random() < TIMED:
+                    item.timer = _timer(item, random)
+                    stack.extend(item.timer.rows)
                 continue
             _branch(item, stage, random)
             stack.extend(kid for kids in item.kids for _, kid in kids)
+
+
+def _timer(item: Item, random: Random) -> Timer:
+    """Often of a key that other items of the partition have too: then the last one counts."""
+    key = random.choice((random.getrandbits(40), random.getrandbits(40), random.randrange(3)))
+    timer = Timer(item, key, random.random() ** 2 * TIMER_S, random.choice((0, 0, 0, 1, 2)))
+    timer.rows = [_origin_item(item.stage) for _ in range(random.choice((0, 1, 1, 2)))]
+    if timer.rows and random.random() < 0.1:  # it is given up
+        timer.rows[0].fate = Fate.FINAL
+    return timer
 
 
 def _branch(item: Item, stage: Stage, random: Random) -> None:
@@ -251,6 +306,7 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
             for mate in item.mates if fate in DRAGGING else ():
                 if mate.fate not in DRAGGING:
                     mate.fate = Fate.DRAGGED
+    _doom_more(executed, topology, random)
     for item in random.sample(everything, 2):
         if item.edge is None and random.random() < 0.5:  # its origin cannot give it to anybody
             item.fate = Fate.FINAL
@@ -259,6 +315,15 @@ def _doom(everything: list[Item], topology: Topology, random: Random) -> None:
         if kids and item.fate is Fate.WELL:
             item.fate = Fate.UNSENDABLE
             random.choice(kids).broken = True
+
+
+def _doom_more(executed: list[Item], topology: Topology, random: Random) -> None:
+    """There is something to send again where somebody would."""
+    for stage in topology.stages:
+        if stage.resends is not None:
+            on_edge = [i for i in executed if i.edge is stage.resends and i.fate is Fate.WELL]
+            for item in random.sample(on_edge, min(len(on_edge), random.randint(1, MORE_LETTERS))):
+                item.fate = random.choice((Fate.ALWAYS, Fate.FINAL))
 
 
 def _owe(item: Item, stage: Stage) -> None:

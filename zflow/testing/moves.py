@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from zflow.testing.world import World
 
 BACK_WITHIN_S = 0.3
+BACK_LATER_S = 2.0  # when others have worked on it
 LATE_S = 0.3
+LATE_AT_FINISH_S = 2.0  # of some: then a stage is looked at before all of it has heard
 
 
 class Moves:
@@ -31,14 +33,16 @@ class Moves:
         }
 
     def strike(self) -> None:
-        """Some partitions of a stage move, and sometimes back before everybody knows that."""
+        """Some partitions of a stage move, and often back: before everybody knows, or later."""
         if not self._owners:
             return
         stage = self._world.topology.stages[self._random.choice(list(self._owners))]
         before = list(self._owners[stage.index].slots)
         self.move(stage)
-        if self._random.random() < 0.5:
-            back_s = self._world.now_s + self._random.random() * BACK_WITHIN_S
+        chance = self._random.random()
+        if chance < 0.75:
+            within_s = BACK_WITHIN_S if chance < 0.5 else BACK_LATER_S
+            back_s = self._world.now_s + self._random.random() * within_s
             self._world.at(back_s, self._back, (stage, before))
 
     def move(self, stage: Stage) -> None:
@@ -48,6 +52,14 @@ class Moves:
             slots = [s if self._random.random() < 0.5 else self._another(stage, s) for s in before]
             self.assign(stage, slots)
 
+    def move_at_finish(self, stage: Stage) -> None:
+        """One partition moves, if it can: whoever had it may be through before the other hears."""
+        if stage.index in self._owners:
+            slots = list(self._owners[stage.index].slots)
+            number = self._random.randrange(len(slots))
+            slots[number] = self._another(stage, slots[number])
+            self.assign(stage, slots, late_s=LATE_AT_FINISH_S)
+
     def _another(self, stage: Stage, slot: int) -> int:
         return (slot + self._random.randrange(1, len(stage.slots))) % len(stage.slots)
 
@@ -56,14 +68,15 @@ class Moves:
             self._world.network.faults["moved away and back"] += 1
             self.assign(stage, slots)
 
-    def assign(self, stage: Stage, slots: list[int]) -> None:
+    def assign(self, stage: Stage, slots: list[int], late_s: float = LATE_S) -> None:
         """A new generation; everybody hears of it some time."""
         owners = self._owners[stage.index]
         moved = owners.assign(owners.generation + 1, slots)
         self._world.network.faults["moved partition"] += len(moved)
         for process in self._concerned(stage):
+            latest_s = self._random.choice((LATE_S, late_s))
             for _ in range(self._random.choice((1, 1, 2))):
-                told_s = self._world.now_s + self._random.random() ** 2 * LATE_S
+                told_s = self._world.now_s + self._random.random() ** 2 * latest_s
                 word = stage, owners.generation, list(slots)
                 self._world.at(told_s, process.assign, word)
 

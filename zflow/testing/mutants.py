@@ -16,14 +16,12 @@ asks for both, and shows that it would see the lookup missing.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import Core
 from zflow.protocol.credit import SenderCredit, Window
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, ReceiverLink
-from zflow.protocol.keyed import KeyedOutbox, Owners
+from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.sender import SenderLink
@@ -31,16 +29,9 @@ from zflow.protocol.suspects import Suspects
 from zflow.protocol.task import Task
 from zflow.testing import broken
 from zflow.testing import broken_anchors as anchors
-from zflow.testing import broken_moves as moves
-from zflow.testing.anchors import AnchorWorker
-from zflow.testing.disk import Disk
-from zflow.testing.ending import Ending
-from zflow.testing.moves import Moves
-from zflow.testing.worker import Worker
-from zflow.testing.world import Seat
+from zflow.testing.graves import Graves
+from zflow.testing.mutants_anchors import ANCHOR_ROWS, Patch, Row
 from zflow.wire.run import Run
-
-Patch = tuple[type, str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +56,7 @@ def mutated(mutant: Mutant) -> Iterator[None]:
             setattr(owner, method, old)
 
 
-def _mutants(*rows: tuple[str, str, tuple[Patch, ...]]) -> dict[str, Mutant]:
+def _mutants(*rows: Row) -> dict[str, Mutant]:
     return {name: Mutant(name=name, removes=text, patches=patches) for name, text, patches in rows}
 
 
@@ -174,6 +165,11 @@ MUTANTS = _mutants(
         "a dead letter is committed before its unit is settled",
         ((Outbox, "_bury", broken.bury_settled), (Outbox, "buried", broken.buried_settled)),
     ),
+    (
+        "buried_unwritten",
+        "a dead letter is tried again until its commit is written",
+        ((Graves, "_failed", broken.failed_as_committed),),
+    ),
     ("blame_all", "only who ran alone is blamed", ((Suspects, "_add", broken.blame_all),)),
     (
         "no_dispatch_check",
@@ -208,169 +204,5 @@ MUTANTS = _mutants(
         "what comes back goes to the front of its queue",
         ((Outbox, "_to_front", anchors.to_back), (KeyedOutbox, "_to_front", anchors.to_back)),
     ),
-    # -- anchors ---------------------------------------------------------------------------------
-    (
-        "no_fence",
-        "a commit needs the current fence",
-        ((Disk, "accepts", anchors.accept_any_fence),),
-    ),
-    (
-        "wm_high",
-        "a watermark is the end of the unbroken settled stretch",
-        ((Core, "_watermarks", anchors.highest_settled),),
-    ),
-    (
-        "below_mark",
-        "everything below the watermark is a duplicate",
-        ((Dedupe, "_fresh_along", anchors.fresh_unmarked),),
-    ),
-    (
-        "dedupe_ack",
-        "units are remembered until the watermark has passed them",
-        ((Partition, "stored", anchors.stored_and_forgotten),),
-    ),
-    (
-        "dedupe_memory",
-        "what was applied is stored with its effects",
-        ((Dedupe, "__init__", anchors.dedupe_of_nothing),),
-    ),
-    (
-        "ack_before_commit",
-        "an anchor acknowledges after its commit",
-        ((Partition, "owes", anchors.owe_nothing),),
-    ),
-    (
-        "duplicate_acked",
-        "a duplicate waits for the commit of its first copy",
-        ((Partition, "owes", anchors.owe_open_only),),
-    ),
-    (
-        "sent_before_commit",
-        "outputs leave after the commit that they are in",
-        (
-            (AnchorWorker, "_take", anchors.take_and_send),
-            (AnchorWorker, "_send", anchors.send_nothing),
-        ),
-    ),
-    (
-        "low_in_memory",
-        "an outbox's low mark counts committed rows only",
-        (
-            (AnchorWorker, "_take", anchors.take_and_count),
-            (Core, "_watermarks", anchors.low_in_memory),
-        ),
-    ),
-    (
-        "oseq_of_rows",
-        "the next number is stored, not derived from the rows that are left",
-        ((Disk, "mark", anchors.mark_of_rows),),
-    ),
-    (
-        "outbox_forgotten",
-        "a successor sends the rows of the outbox again",
-        ((Disk, "mark", anchors.mark_at_end),),
-    ),
-    (
-        "finish_unmarked",
-        "that `finish` has run is committed with its outputs",
-        ((Partition, "finished", anchors.finished_unmarked),),
-    ),
-    (
-        "acquired_unsynced",
-        "an owner makes durable what its predecessor has written, before it trusts it",
-        ((AnchorWorker, "_make_durable", anchors.leave_unsynced),),
-    ),
-    (
-        "unburied",
-        "what an anchor gives up is a dead letter before it is acknowledged",
-        ((AnchorWorker, "_bury", anchors.bury_nothing),),
-    ),
-    (
-        "no_birth",
-        "a source that cannot go back is another origin at every start",
-        ((Seat, "new_origin", anchors.same_origin),),
-    ),
-    (
-        "finish_early",
-        "a durable stage finishes when everything upstream is settled",
-        ((Ending, "may_finish", anchors.finish_at_once),),
-    ),
-    # -- keyed edges -----------------------------------------------------------------------------
-    (
-        "not_affine",
-        "what is sent again goes to the owner of its partition",
-        ((KeyedOutbox, "_queue_of", anchors.queue_of_anybody),),
-    ),
-    (
-        "nondeterminism",
-        "a stage between origin and anchor makes the same again",
-        ((Worker, "_place", anchors.place_anew),),
-    ),
-    (
-        "keyed_without_partition",
-        "a keyed unit carries its partition in its name",
-        ((Brancher, "keyed", anchors.keyed_without_partition),),
-    ),
-    (
-        "keyed_without_part",
-        "a keyed unit carries its part in its name",
-        ((Brancher, "keyed", anchors.keyed_without_part),),
-    ),
-    (
-        "keyed_without_index",
-        "a keyed unit keeps the index of its input",
-        ((Brancher, "keyed", anchors.keyed_without_index),),
-    ),
-    # -- partitions that move --------------------------------------------------------------------
-    (
-        "aba",
-        "an owner begins with what the file says, not with what it knew in an earlier term",
-        ((AnchorWorker, "_release", moves.keep), (AnchorWorker, "_own", moves.own_as_before)),
-    ),
-    (
-        "released_unstored",
-        "a partition is let go of at a commit boundary",
-        ((AnchorWorker, "_at_rest", moves.at_rest_always),),
-    ),
-    (
-        "older_word",
-        "an older word on who owns what changes nothing",
-        ((Owners, "assign", moves.assign_anything),),
-    ),
-    (
-        "not_held",
-        "while a partition moves, nothing new of it is sent",
-        ((KeyedOutbox, "_hold", moves.hold_nothing),),
-    ),
-    (
-        "sent_at_once",
-        "what is held back waits for everything that was on its way",
-        ((SenderLink, "open_partitions", moves.nothing_open),),
-    ),
-    (
-        "as_it_came",
-        "what comes back is put before what was made later",
-        ((KeyedOutbox, "_to_front", moves.in_front),),
-    ),
-    (
-        "stray_taken",
-        "behind units that went back, others go back until the sender knows",
-        ((ReceiverLink, "is_stray", lambda self, partition, first: False),),
-    ),
-    (
-        "stray_seen",
-        "what was sent before the sender knew goes back, even if it waited here since",
-        ((ReceiverLink, "seen", moves.seen_without_end),),
-    ),
-    (
-        "finish_while_moving",
-        "a stage is over when all of it knows the newest word on who owns what",
-        ((Moves, "known", lambda self, stage: True),),
-    ),
-    # -- runs with several items -----------------------------------------------------------------
-    (
-        "keyed_without_counts",
-        "a run says how many items its units hold",
-        ((Brancher, "keyed", anchors.keyed_without_counts),),
-    ),
+    *ANCHOR_ROWS,
 )

@@ -13,6 +13,7 @@ from zflow.protocol.inbox import InboxSettings, Portion
 from zflow.protocol.ledger import COLUMNS
 from zflow.protocol.sender import STUCK_S, Identity, SenderLink
 from zflow.testing.anchors import AnchorWorker
+from zflow.testing.graves import Graves
 from zflow.testing.invariants import Heard, Violation
 from zflow.testing.items import SimCodec, SimPayload
 from zflow.testing.network import Letter, Socket
@@ -58,6 +59,7 @@ class Process:
         self.disk_fails = 0.0  # the chance that one fails
         self.core = self._new_core()
         self.core.inbox.window.HORIZON_S = stage.horizon_s
+        self.graves = Graves(self)
         self.worker = WORKERS.get(stage.kind, Worker)(self)
         self._wake_s = float("inf")
 
@@ -136,7 +138,7 @@ class Process:
         self.worker.begin(now_s)
         self.act(now_s)
         self._check()
-        due_s = min(core.due_s(), self.worker.due_s)
+        due_s = min(core.due_s(), self.worker.due_s, self.worker.alarm_s)
         if mail and mail[0][0] < due_s:
             due_s = mail[0][0]
         self._wake_s = float("inf")
@@ -243,7 +245,7 @@ class Process:
             elif isinstance(action, Dial):
                 self._dial(action, now_s)
             elif isinstance(action, Bury):
-                self._bury(action, now_s)
+                self.graves.bury(action)
             elif isinstance(action, Hangup):
                 self.world.network.close(self.sockets.pop(action.link))
             elif isinstance(action, Retire):
@@ -301,26 +303,6 @@ class Process:
             network.close(old)
         edge, slot = action.link
         self.sockets[action.link] = network.connect((edge, self.slot), slot, now_s, upward=False)
-
-    def _bury(self, action: Bury, now_s: float) -> None:
-        self.world.count(f"bury {action.code}")
-        took_s = self.disk_s * (0.5 + self.world.random.random())
-        self.world.at(now_s + took_s, self._commit, (action, now_s + took_s))
-
-    def _commit(self, action: Bury, now_s: float) -> None:
-        """The dead-letter store commits; the core hears of it a moment later."""
-        if not self.alive:
-            self.world.count("died before a dead letter was committed")
-            return
-        rows = self.world.effects.rows.get(action.run.origin, ())
-        items = action.items if action.edge else [rows[action.run.start]]
-        self.world.invariants.buried(items, action.run.unit(0))
-        self.world.at(now_s + 0.001, self._committed, (action.ticket, now_s + 0.001))
-
-    def _committed(self, ticket: int, now_s: float) -> None:
-        if self.alive:
-            self.core.buried(ticket)
-            self.wake(now_s)
 
     # -- what the worker and the world report ------------------------------------------------------
 

@@ -57,7 +57,8 @@ class Stage:
     """One stage. horizon_s: how much work its replicas ask for ahead.
 
     partitions: of an anchor; 0 of others. replayable: False for a source that cannot go back, and
-    whose every incarnation is an origin of its own.
+    whose every incarnation is an origin of its own. resends: the edge whose dead letters a source
+    sends again; None for every other stage.
     """
 
     index: int
@@ -73,6 +74,7 @@ class Stage:
     horizon_s: float
     partitions: int = 0
     replayable: bool = True
+    resends: Edge | None = None
 
     @property
     def anchor(self) -> bool:

@@ -31,6 +31,7 @@ class Worker:
         self._numbers = [edge.number for edge in process.stage.outs]
         self._keyed = {edge.number for edge in process.stage.outs if edge.keyed}
         self.due_s = float("inf")
+        self.alarm_s = float("inf")  # when a timer is due, if nothing happens before
         self.slow = 1.0
         self._portion: Portion | None = None
         self._producing = 0

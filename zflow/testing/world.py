@@ -25,6 +25,7 @@ from zflow.testing.items import Fate, grow
 from zflow.testing.moves import Moves
 from zflow.testing.network import Network
 from zflow.testing.process import Process
+from zflow.testing.redrive import Redrives, with_redrives
 from zflow.testing.topologies import SOURCE, Stage, Topology, random_topology
 from zflow.wire.data import Crash, Frame
 
@@ -102,7 +103,7 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self.now_s = 0.0
-        self.topology = topology or random_topology(self.random)
+        self.topology = with_redrives(topology or random_topology(self.random), self.random)
         self.roots, self.items, self.finals = grow(self.topology, self.random)
         self.invariants = Invariants()
         self.frames: Counter[type[Frame]] = Counter()
@@ -120,6 +121,7 @@ class World:
         self.effects.rows.update((disk.origin, []) for disk in self.disks.values())
         self.ending = Ending(self)
         self.nemesis = Nemesis(self)
+        self.redrives = Redrives(self)
         self._trace: deque[tuple[Any, ...]] | None = deque(maxlen=TRACED) if trace else None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._seq = 0
@@ -193,13 +195,22 @@ class World:
 
     def start(self) -> None:
         """Everything binds before anything connects."""
-        for seat in self.seats.values():
+        first = [seat for seat in self.seats.values() if seat.stage.resends is None]
+        for seat in first:
             self._spawn(seat)
-        for seat in self.seats.values():
-            self._connect(seat)
-            if seat.stage.kind == SOURCE and seat.stage.replayable:
-                self._persist(seat)
+        for seat in first:
+            self._begin(seat)
         self._look()
+
+    def begin(self, seat: Seat) -> None:
+        """A process joins those that run."""
+        self._spawn(seat)
+        self._begin(seat)
+
+    def _begin(self, seat: Seat) -> None:
+        self._connect(seat)
+        if seat.stage.kind == SOURCE and seat.stage.replayable:
+            self._persist(seat)
 
     def drain(self) -> None:
         """No more faults: everything must be done within `DRAIN_S` (I13)."""
@@ -235,6 +246,7 @@ class World:
             process.core.finish()
             process.act(self.now_s)
             self.invariants.low_mark(roots, 0, len(roots))
+        self.redrives.ended()
         self.effects.ended(self.disks.values(), self.items, self.invariants.dead)
         self.count("BYE, all links closed")
         self._done = True
@@ -248,7 +260,7 @@ class World:
         seen.update({f"{kind.__name__.upper()} handled": n for kind, n in self.frames.items()})
         return Result(
             seed=self.seed,
-            stages=len(self.topology.stages),
+            stages=sum(stage.resends is None for stage in self.topology.stages),
             items=sum(len(roots) for roots in self.roots.values()),
             effects=sum(item.done for item in self.items),
             virtual_s=self.now_s,
@@ -265,6 +277,8 @@ class World:
         if birth:
             self.effects.rows[seat.origin] = process.roots
             self.count("source born again" if process.incarnation > 1 else "source born")
+        elif process.incarnation > 1 and seat.stage.resends is not None:
+            self.count("source of dead letters started again")
         self.network.bound[seat.slot] = process
         return process
 
@@ -319,6 +333,8 @@ class World:
             self.effects.gone(disk, gone)
             if gone:
                 self.count("power loss took a commit back")
+            if any(written.alarms for written in gone):
+                self.count("power loss took a timer back")
 
     def report(self, seat: Seat, crash: Crash) -> None:
         """Tell everybody upstream, soon; successors tell it in their WELCOME."""
