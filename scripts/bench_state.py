@@ -19,7 +19,7 @@ from bench_rounds import Figures, children_cpu_s, print_table, run_rounds, summa
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
-ITEMS = 200_000
+ITEMS = 1_000_000
 CELERY_ITEMS = 3000  # some hundred a second: rates are compared, and they do not depend on it
 LONGEST_RUN_S = 300
 BASE = "plain"
