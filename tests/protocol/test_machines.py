@@ -24,6 +24,7 @@ from zflow.protocol.task import Task
 from zflow.testing import Rates, World, small_topology
 from zflow.testing.items import Item, SimCodec
 from zflow.testing.mutants import MUTANTS, mutated
+from zflow.testing.process import Process
 from zflow.wire.data import Crash, Data, Heartbeat, Hello, State, Welcome
 from zflow.wire.run import FREE, OSEQ, Run
 
