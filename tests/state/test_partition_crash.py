@@ -207,3 +207,23 @@ def test_a_commit_reaches_the_disk_before_it_returns_where_power_may_fail(
         assert log.read_text().count("sync(") < acquiring + commits
     child.stdin.close()
     child.wait()
+
+
+@pytest.mark.slow
+def test_a_successor_syncs_what_its_predecessor_has_written_before_it_trusts_it(
+    owner, path, tmp_path
+):
+    """Or it would acknowledge duplicates of a commit that the next power failure takes back."""
+    strace = shutil.which("strace")
+    if strace is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("strace is not installed")
+        pytest.skip("strace is not installed")
+    child = owner("process", last=3)  # which never syncs
+    for number in range(3):
+        assert child.stdout.readline() == f"{number}\n"
+    kill(child)
+    log = tmp_path / "strace"
+    traced = (strace, "-f", "-qq", "-y", "-e", "trace=fsync,fdatasync", "-o", str(log))
+    owner("power", last=3, before=traced, begins=False)
+    assert "000.sqlite-wal>" in log.read_text()

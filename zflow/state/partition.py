@@ -157,19 +157,22 @@ class PartitionFile:
         except OSError as error:
             raise unreadable(path, error) from error
         try:
-            schema.make(path)
-            self._acquire(stage, (partition, partitions))
+            new = schema.make(path)
+            self._acquire(stage, (partition, partitions), new=new)
         except BaseException as error:
             self._lock.release()
             if isinstance(error, sqlite3.Error | OSError):
                 raise unreadable(path, error) from error
             raise
 
-    def _acquire(self, stage: str, place: tuple[int, int]) -> None:
+    def _acquire(self, stage: str, place: tuple[int, int], *, new: bool) -> None:
         self._open()
         try:
-            # Nothing is promised yet, and the sync of the first commit takes this with it.
-            self._writer.execute("PRAGMA synchronous=NORMAL")
+            # The raised fence takes to the disk what a predecessor has written and died before it
+            # was there: from now on duplicates of that are acknowledged, and its outputs sent. In
+            # a new file there is nothing of that kind; the first commit takes its claim with it.
+            if new:
+                self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute("BEGIN IMMEDIATE")
             schema.migrate(self._writer, self._path)
             schema.claim(self._writer, self._path, stage, place)

@@ -112,13 +112,14 @@ def _ownerless() -> bytes:
     return bytes(raw)
 
 
-def make(path: Path) -> None:
-    """Make a file with its tables, wholly or not at all; an existing one is left as it is.
+def make(path: Path) -> bool:
+    """Make a file with its tables, wholly or not at all; False if there is one, which is left as
+    it is.
 
     A copy of one that is ready costs two syncs and nothing else. Under the lock of the path.
     """
     if path.exists():
-        return
+        return False
     draft = path.with_name(path.name + ".new")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     with open(os.open(draft, flags, 0o600), "wb") as file:
@@ -127,6 +128,7 @@ def make(path: Path) -> None:
         os.fsync(file.fileno())
     draft.rename(path)
     _sync_folder(path)
+    return True
 
 
 def _sync_folder(path: Path) -> None:
