@@ -36,7 +36,7 @@ class IntervalSet:
         self._ends[low:high] = [end]
 
     def add_all(self, ranges: Sequence[Range]) -> None:
-        """Add many ranges, sorted and not empty, at the cost of looking once for all of them."""
+        """Add many ranges, sorted, not empty and apart, at the cost of looking once for all."""
         if not ranges:
             return
         if not self._ends or self._ends[-1] < ranges[0][0]:  # the usual case: all of them above
