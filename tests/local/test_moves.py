@@ -74,3 +74,16 @@ def test_what_cannot_move_is_refused_with_the_reason(shop, wait_until):
     done = shop.zflow("move", "Count", "1=0")
     assert done.code == 3
     assert "is not running: partitions move while data flows" in done.err
+
+
+def test_a_run_that_is_resumed_after_a_move_begins_with_the_declared_owners(shop, wait_until):
+    shop.write(COUNT)
+    running = shop.start("run", "flow.py", *PACED)
+    wait_until(lambda: len(fences(shop)) >= 5, START_S)
+    assert shop.zflow("move", "Count", *MOVES).code == 0
+    wait_until(lambda: all(f >= 2 for f in fences(shop).values()), START_S)
+    kill([running.process.pid, *running.replicas()])
+    running.end()
+    done = shop.zflow("run", "flow.py", "--resume", "last")
+    assert done.code == 0, done.err
+    assert kept(shop) == expected()
