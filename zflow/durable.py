@@ -57,3 +57,6 @@ class DurableStage:
     timers: MutableMapping[Any, float] = _Timers()  # type: ignore[assignment]
     context: Any
     sealed_alone = False  # for the framework: no item is called again for the sake of another
+
+    def _partition_left(self) -> None:
+        """For the framework: the partition of `self.state` is another replica's from now on."""

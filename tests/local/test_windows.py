@@ -307,3 +307,18 @@ def test_each_of_the_items_that_came_together_has_its_own_key(shop):
     done = shop.run(TOGETHER)
     windows = [f"{letter} {start} 50 True" for letter in "abcde" for start in (0, 50, 100, 150)]
     assert done.lines == sorted([*windows, *(f"{key} words->Keyed -1 True" for key in "abcde")])
+
+
+def test_windows_are_exact_while_their_partitions_move(shop, wait_until):
+    shop.write(WINDOWS)
+    running = shop.start("run", "flow.py", "-p", "events.pause_s=0.05")
+    wait_until(lambda: sum(kept(shop).values()) > 10, 30)
+    for turn in range(6):
+        moves = [f"{partition}={(partition + turn) % 2}" for partition in range(64)]
+        done = shop.zflow("move", "tumbled", *moves)
+        assert done.code == 0, done.err
+        before = sum(kept(shop).values())
+        wait_until(lambda before=before: sum(kept(shop).values()) > before, 30)
+    done = running.end()
+    assert done.code == 0, done.err
+    assert kept(shop) == expected()

@@ -513,3 +513,22 @@ def test_a_window_keeps_nothing_of_what_has_fired(trial):
         for k in range(1000):
             made.feed((k // 20 % 3, k / 2, k))
         assert len(made.left_over()) < 100, windows
+
+
+# --- partitions that leave ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("windows", [tumbling(60), session(5), tumbling(count=2)])
+def test_nothing_is_remembered_of_a_partition_that_has_left(trial, windows):
+    options = {} if windows == tumbling(count=2) else {"time": event_time, "idle_s": 60}
+    one = trial(declared(windows, **({"time": None} | options)))
+    one.stage.timers = one.state.timers
+    one.feed(("a", 1.0, 1))
+    one.fail_once(("a", 100.0, 2))
+    one.stage._partition_left()
+    kept = [
+        one.stage._raised,
+        getattr(one.stage, "_agendas", {}),
+        getattr(one.stage, "_touched", {}),
+    ]
+    assert not any(kept)

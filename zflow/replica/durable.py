@@ -64,7 +64,7 @@ class DurableWorker:
         self._complain = Repeating(_LOG, bench.clock)
         self._finish_failures = 0
         self._finish_due_s = 0.0
-        self.moving = Moving(bench, partitions, self.rounds, self._has_come)
+        self.moving = Moving(bench, partitions, self.rounds, self._has_come, self._has_left)
         self._alarms = Alarms(
             bench, instance, partitions, self.rounds.opened, stage=stage, options=options
         )
@@ -185,6 +185,10 @@ class DurableWorker:
         """A partition was opened: what its last owner had not sent goes out."""
         for opened, outputs in self.partitions.waiting():
             self.rounds.produce(opened, outputs)
+
+    def _has_left(self, owned: Owned) -> None:
+        self._instance.state = owned.state
+        self._instance._partition_left()
 
     def _opened_partition(self, number: int) -> Owned | None:
         """The partition; None while the disk does not let it be opened."""

@@ -18,7 +18,7 @@ LOOK_MAX_S = 2.0
 
 
 class Moving:
-    """See the module. opened: told of a partition that has come.
+    """See the module. opened: told of a partition that has come; left: of one that goes.
 
     released: the generation of the coordinator's word up to which everything has been let go of.
     """
@@ -29,12 +29,14 @@ class Moving:
         partitions: Partitions,
         rounds: Rounds,
         opened: Callable[[Owned], None],
+        left: Callable[[Owned], None],
     ) -> None:
         self.released = 0
         self._bench = bench
         self._partitions = partitions
         self._rounds = rounds
         self._opened = opened
+        self._left = left
         self._word: tuple[int, list[int]] = (0, [])
         self._leaving: dict[int, Owned] = {}
         self._expects = False  # partitions that have come may have files
@@ -64,6 +66,7 @@ class Moving:
         for owned in list(self._leaving.values()):
             if self._is_at_rest(owned):
                 del self._leaving[owned.number]
+                self._left(owned)
                 self._partitions.released(owned)
         if not self._leaving:
             self.released = self._partitions.owners.generation

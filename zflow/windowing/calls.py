@@ -72,6 +72,9 @@ class Calls(DurableStage):
         self._raised[partition] = raised + 1
         return isinstance(error, options.retry_on) and raised < options.retries
 
+    def _partition_left(self) -> None:
+        self._raised.pop(id(self.state), None)
+
     def ended(self) -> None:
         """The item in hand is through."""
         self._raised.pop(id(self.state), None)

@@ -51,6 +51,12 @@ class Timed(Calls):
             self._agendas[id(state), side] = found
         return found
 
+    def _partition_left(self) -> None:
+        super()._partition_left()
+        for state, side in list(self._agendas):
+            if state == id(self.state):
+                del self._agendas[state, side]
+
     def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
         """All that this watermark will make due in a partition, as its state says."""
         raise NotImplementedError
@@ -95,6 +101,10 @@ class WindowStage(Timed):
             yield self.late(item)
         elif time_s > agenda.mark:
             yield from self._advance(agenda, time_s)
+
+    def _partition_left(self) -> None:
+        super()._partition_left()
+        self._touched.pop(id(self.state), None)
 
     def _watch(self, idle_s: float, time_s: float) -> None:
         """Something has come to this partition; one timer says when it has been too long ago."""
