@@ -4,16 +4,16 @@ Decides from the system calls of a process, as strace tells them, what each of i
 afterwards. Rules, stricter than any file system that is in use:
 1. Of what was written to a file since its last fsync, any part may be there, in any order.
 2. A new file is there if its folder was synced since it was made; a deleted one may be back
-   until then.
+   until then, and a renamed one may have its old name.
 """
 
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-CALLS = "openat,pwrite64,write,ftruncate,fdatasync,fsync,unlink,unlinkat"
+CALLS = "openat,pwrite64,write,ftruncate,fdatasync,fsync,unlink,unlinkat,rename,renameat,renameat2"
 STRACE = (
     *("strace", "-f", "--seccomp-bpf", "-qq", "-y"),
     *("-xx", "-s", "100000000", "-e", f"trace={CALLS}", "-o"),
@@ -25,7 +25,8 @@ _TEXT = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One system call that succeeded. number: bytes, offset or size, as the call has it."""
+    """One system call that succeeded. text: what is written, or the new name. number: bytes,
+    offset or size, as the call has it."""
 
     name: str
     path: str
@@ -41,6 +42,10 @@ def calls_of(lines: Iterable[str]) -> Iterator[Call]:
         if found is None or int(found[3]) < 0:
             continue
         name, arguments = found[1], found[2]
+        if name.startswith("rename"):
+            old, new = map(_bytes, _TEXT.findall(arguments))
+            yield Call(name="rename", path=old.decode(), text=new)
+            continue
         file, text = _FILE.match(arguments), _TEXT.search(arguments)
         raw = _bytes(text[1]) if text is not None else b""
         last = arguments.rpartition(", ")[2]
@@ -65,6 +70,8 @@ class File:
     open: list[Call] = field(default_factory=list)
     is_named: bool = False  # a synced folder holds its name
     is_gone: bool = False  # deleted, and the folder not synced since
+    was: str = ""  # its name before, until the folder is synced
+    size: int = 0  # where a write without an offset goes
 
 
 class Disk:
@@ -86,6 +93,14 @@ class Disk:
             found = self._files.get(call.path)
             if found is None or found.is_gone:
                 self._files[call.path] = File()
+        elif call.name == "rename":
+            file = self._files.pop(call.path)
+            file.is_named, file.was = False, call.path
+            self._files[call.text.decode()] = file
+        elif call.name == "write":
+            file = self._files[call.path]
+            file.open.append(replace(call, name="pwrite64", number=file.size))
+            file.size += len(call.text)
         elif call.name in ("pwrite64", "ftruncate"):
             self._files[call.path].open.append(call)
 
@@ -98,7 +113,7 @@ class Disk:
             return
         for name, file in list(self._files.items()):
             if str(Path(name).parent) == path:
-                file.is_named = True
+                file.is_named, file.was = True, ""
                 if file.is_gone:
                     del self._files[name]
 
@@ -113,7 +128,7 @@ class Disk:
             for call in file.open:
                 if dice.random() < chance:
                     _apply(content, call)
-            found[name] = bytes(content)
+            found[file.was if file.was and dice.random() < chance else name] = bytes(content)
         return found
 
 

@@ -94,6 +94,20 @@ def test_a_deleted_file_is_back_until_its_folder_is_synced(disk):
     assert disk(*calls, ("fsync", "")) == {}
 
 
+def test_a_renamed_file_may_have_its_old_name_until_its_folder_is_synced(disk):
+    calls = [
+        ("openat", "/a.new"),
+        ("write", "/a.new", b"sa"),
+        ("write", "/a.new", b"fe"),
+        ("fsync", "/a.new"),
+        ("rename", "/a.new", b"/data/a"),
+    ]
+    assert disk(*calls) == {}
+    assert disk(*calls, chance=1.0) == {"/data/a.new": b"safe"}
+    assert disk(*calls, ("fsync", "")) == {"/data/a": b"safe"}
+    assert disk(*calls, ("fsync", ""), chance=1.0) == {"/data/a": b"safe"}
+
+
 def test_the_lines_of_strace_are_read_and_a_failed_call_is_none(chaos):
     def escaped(text):
         return "".join(f"\\x{byte:02x}" for byte in text)
@@ -104,6 +118,7 @@ def test_the_lines_of_strace_are_read_and_a_failed_call_is_none(chaos):
         f"fdatasync(3<{escaped(b'/data/a')}>) = 0",
         f'7 unlink("{escaped(b"/data/b")}") = -1 ENOENT (No such file or directory)',
         f'7 openat(AT_FDCWD<{escaped(b"/")}>, "{escaped(b"/data/c")}", O_RDONLY) = 4',
+        f'7 rename("{escaped(b"/data/a")}", "{escaped(b"/data/d")}") = 0',
         f'7 pwrite64(3<{escaped(b"/data/a")}>, "{escaped(b"cut off")}',
     ]
     found = [(c.name, c.path, c.text, c.number) for c in chaos["lost_disk"].calls_of(lines)]
@@ -111,4 +126,5 @@ def test_the_lines_of_strace_are_read_and_a_failed_call_is_none(chaos):
         ("openat", "/data/a", b"", 0),
         ("pwrite64", "/data/a", b"xy, 9", 4096),
         ("fdatasync", "/data/a", b"", 0),
+        ("rename", "/data/a", b"/data/d", 0),
     ]
