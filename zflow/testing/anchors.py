@@ -32,12 +32,16 @@ UNDER_WAY = 2  # commits of one partition at once
 
 
 class Owned:
-    """A partition, its file, and what was applied since the last commit was taken."""
+    """A partition, its file, and what was applied since the last commit was taken.
 
-    def __init__(self, disk: Disk, partition: Partition, fence: int) -> None:
+    since_s: when it was acquired.
+    """
+
+    def __init__(self, disk: Disk, partition: Partition, fence: int, since_s: float) -> None:
         self.disk = disk
         self.partition = partition
         self.fence = fence
+        self.since_s = since_s
         self.items: list[Item] = []
         self.armed = Armed(disk.contents)
         self.timed = False  # a commit is planned
@@ -128,7 +132,7 @@ class AnchorWorker(Worker):
         low, following = disk.mark()
         dedupe = Dedupe(contents.watermarks, contents.records)
         partition = Partition(disk.number, dedupe=dedupe, next_oseq=following, done=contents.done)
-        self._own(Owned(disk, partition, disk.fence))
+        self._own(Owned(disk, partition, disk.fence, now_s))
         world.count("partition acquired after finish" if contents.done else "partition acquired")
         if self._stage.kind != DURABLE:
             return

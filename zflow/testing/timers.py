@@ -128,5 +128,5 @@ class Alarms:
             if own.at_rest() and not own.partition.done and worker.is_mine(own.partition.number):
                 rows = own.disk.contents.timers.items()
                 due_s = min((unpack_row(raw, row)[1] for raw, row in rows), default=NEVER_S)
-                if now_s - max(due_s, self._free_s) > OVERDUE_S:
+                if now_s - max(due_s, self._free_s, own.since_s) > OVERDUE_S:
                     raise Violation("I13", f"{own.disk}: a timer of {due_s:.3f} s does not fire")
