@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
@@ -231,12 +231,8 @@ def declare(
         fix = "derive the stage from DurableStage, or remove durability="
         faults.append(("durability= is for stages with state on disk", fix))
     takes = reserved_in(target, kind, _takes(runtime))
-    if options.journaled and (hasattr(target, "position") or "resume" in takes):
-        message = "journaled=True, but it can be told where to begin again"
-        faults.append((message, "remove journaled=, or what takes the place: resume, position()"))
-    if kind == "source" and options.replicas > 1 and not takes >= SHARE:
-        message = f"replicas={options.replicas}, but each would yield the same items"
-        faults.append((message, "take 'partition' and 'partitions' and yield only that share"))
+    if kind == "source":
+        faults.extend(_source_faults(target, options, takes))
     file, line = site
     return StageDecl(
         name=name,
@@ -253,6 +249,16 @@ def declare(
         takes_partition=takes >= SHARE,
         runtime=runtime,
     )
+
+
+def _source_faults(target: Any, options: StageOptions, takes: set[str]) -> Iterator[Fault]:
+    """Options of a source that do not fit what it takes."""
+    if options.journaled and (hasattr(target, "position") or "resume" in takes):
+        message = "journaled=True, but it can be told where to begin again"
+        yield message, "remove journaled=, or what takes the place: resume, position()"
+    if options.replicas > 1 and not takes >= SHARE:
+        message = f"replicas={options.replicas}, but each would yield the same items"
+        yield message, "take 'partition' and 'partitions' and yield only that share"
 
 
 def _takes(runtime: Runtime | None) -> tuple[str, ...]:

@@ -29,10 +29,16 @@ def fences(shop):
     return found
 
 
-def test_every_partition_moves_to_the_other_replica_and_back(shop, wait_until):
+def begun(shop, wait_until):
+    """The run goes on, and some partitions have files."""
     shop.write(COUNT)
     running = shop.start("run", "flow.py", *PACED)
     wait_until(lambda: len(fences(shop)) >= 5, START_S)
+    return running
+
+
+def test_every_partition_moves_to_the_other_replica_and_back(shop, wait_until):
+    running = begun(shop, wait_until)
     for number, moves in enumerate((MOVES, [f"{p}={p % 2}" for p in range(64)]), 2):
         done = shop.zflow("move", "Count", *moves)
         assert done.code == 0, done.err
@@ -44,9 +50,7 @@ def test_every_partition_moves_to_the_other_replica_and_back(shop, wait_until):
 
 
 def test_a_replica_that_dies_after_a_move_comes_back_with_the_new_word(shop, wait_until):
-    shop.write(COUNT)
-    running = shop.start("run", "flow.py", *PACED)
-    wait_until(lambda: len(fences(shop)) >= 5, START_S)
+    running = begun(shop, wait_until)
     done = shop.zflow("move", "Count", *MOVES, "--json")
     assert json.loads(done.out)["generation"] == 1
     kill(running.replicas("Count"))
@@ -57,9 +61,7 @@ def test_a_replica_that_dies_after_a_move_comes_back_with_the_new_word(shop, wai
 
 
 def test_what_cannot_move_is_refused_with_the_reason(shop, wait_until):
-    shop.write(COUNT)
-    running = shop.start("run", "flow.py", *PACED)
-    wait_until(lambda: len(fences(shop)) >= 1, START_S)
+    running = begun(shop, wait_until)
     for words, why in {
         ("Cuont", "1=0"): "Cuont is no durable stage of this run; it has: Count",
         ("Count", "64=0"): "Count has partitions 0 to 63, not 64",
@@ -77,9 +79,7 @@ def test_what_cannot_move_is_refused_with_the_reason(shop, wait_until):
 
 
 def test_a_run_that_is_resumed_after_a_move_begins_with_the_declared_owners(shop, wait_until):
-    shop.write(COUNT)
-    running = shop.start("run", "flow.py", *PACED)
-    wait_until(lambda: len(fences(shop)) >= 5, START_S)
+    running = begun(shop, wait_until)
     assert shop.zflow("move", "Count", *MOVES).code == 0
     wait_until(lambda: all(f >= 2 for f in fences(shop).values()), START_S)
     kill([running.process.pid, *running.replicas()])

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.protocol.test_inbox import Bench as Inboxes
 from tests.protocol.test_keyed import NOW_S, PARTITIONS, SLOTS, Bench, numbers_in, units_in
 from zflow.protocol.keyed import LOOK_EVERY_S, REFUSED_S, Owners, owner_of
 from zflow.wire.data import NOT_OWNER, Heartbeat, Nack
@@ -30,6 +31,15 @@ def bench(kit):
 
 def slots_of(sends) -> list[str]:
     return [send.link[1] for send in sends]
+
+
+def moving(bench):
+    """Three units of partition 3 are on their way, and one is new; the link to its old owner."""
+    bench.enqueue(3, [0], [1], [2])
+    bench.dispatch()
+    bench.enqueue(3, [3])
+    bench.outbox.assign(1, moved(3, 2))
+    return bench.outbox.links[0]
 
 
 # -- words --------------------------------------------------------------------------------------
@@ -76,11 +86,7 @@ def test_what_is_new_waits_for_what_is_on_its_way(bench):
 
 
 def test_what_comes_back_goes_before_what_is_new_in_whatever_order_it_comes(bench):
-    old = bench.outbox.links[0]
-    bench.enqueue(3, [0], [1], [2])
-    bench.dispatch()
-    bench.enqueue(3, [3])
-    bench.outbox.assign(1, moved(3, 2))
+    old = moving(bench)
     bench.state(old, nacks=[refusal(1)])
     bench.state(old, nacks=[refusal(0)])
     assert bench.dispatch(NOW_S + REFUSED_S) == []  # number 2 is still out
@@ -104,11 +110,7 @@ def test_a_refusal_that_comes_before_the_word_is_tried_again_a_little_later(benc
 
 
 def test_a_link_that_is_lost_meanwhile_gives_its_units_back_in_order(bench):
-    old = bench.outbox.links[0]
-    bench.enqueue(3, [0], [1], [2])
-    bench.dispatch()
-    bench.enqueue(3, [3])
-    bench.outbox.assign(1, moved(3, 2))
+    old = moving(bench)
     bench.state(old, nacks=[refusal(2)])
     old.recover("peer_lost", NOW_S)
     sends = bench.dispatch(NOW_S + REFUSED_S + LOOK_EVERY_S)
@@ -168,8 +170,6 @@ def test_whatever_is_refused_and_lost_the_order_of_each_partition_is_kept(kit, s
 
 @pytest.fixture
 def link(kit):
-    from tests.protocol.test_inbox import Bench as Inboxes
-
     made = Inboxes(kit)
     made.hello()
     made.data(0, 6)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from zflow.paths import StateDirectory
 from zflow.replica.committer import Committer
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Keying
+from zflow.replica.moving import LOOK_MAX_S
 from zflow.replica.partitions import Partitions
 from zflow.stages import StageOptions
 from zflow.state.partition import PartitionFile
@@ -578,3 +580,20 @@ def test_the_core_gets_and_loses_partitions_under_the_lock(durable):
 
     assert blocked(lambda: partitions.owned(3))
     assert blocked(lambda: partitions.released(partitions.owned(3)))
+
+
+def test_a_partition_that_came_and_stays_held_is_told(durable, caplog):
+    one = durable()
+    partitions, moving = one.worker.partitions, one.worker.moving
+    place = {"stage": "work", "partition": 3, "partitions": PARTITIONS}
+    with closing(PartitionFile(partitions._path(3), **place, durability="power")):
+        moving.assign(1, [0] * PARTITIONS)
+        one.worker.slice()
+        assert (caplog.text, moving.settled()) == ("", False)  # as in every move
+        moving._look_s, moving._pause_s = 0.0, LOOK_MAX_S
+        one.worker.slice()
+        assert "another process holds partition 3" in caplog.text
+    moving._look_s = 0.0
+    one.worker.slice()
+    assert moving.settled()
+    assert partitions.closed() == []

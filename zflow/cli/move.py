@@ -48,7 +48,7 @@ def move(
     chosen = chosen_run(topology, run, state)
     moved = _asked(chosen, wanted)
     if moved.owners is None:
-        raise refused(f"zflow move {stage}", moved.refusal, "see zflow graph, and zflow state ls")
+        raise refused(f"zflow move {stage}", moved.refusal, "see zflow state ls")
     if as_json:
         show_json({"stage": stage, "generation": moved.owners.generation, "to": wanted.to})
         return

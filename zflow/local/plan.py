@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec.structs import replace as renewed
+
 from zflow.clock import Clock
 from zflow.config import parse_parameters
 from zflow.declared.model import Declared, EdgeDecl
@@ -179,51 +181,39 @@ def _redriven(
     for _ in config.stages:  # a path is no longer than the number of stages
         kept = [edge for edge in config.edges if edge.source in behind]
         behind |= {edge.target for edge in kept}
-    stages = [stage for stage in config.stages if stage.name in behind]
     by_label = {edge.label: edge for edge in config.edges}
-    number = len(config.stages)
-    for label in edges:
-        name = redrive_name(label)
-        edge = by_label[label]
-        stages.append(
-            StageConfig(
-                name=name,
-                number=number,
-                kind="source",
-                replicas=1,
-                retries=0,
-                backoff_s=0.1,
-                timeout_s=0.0,
-                max_crashes=3,
-                on_error="dead_letter",
-            )
-        )
-        number += 1
-        number_of_edge = text_hash64(name, edge.target, edge.output or "")
-        kept.append(
-            EdgeConfig(
-                edge=number_of_edge,
-                label=label,
-                source=name,
-                target=edge.target,
-                output=None,
-                delivery=edge.delivery,
-                partitions=edge.partitions,
-            )
-        )
-    return RunConfig(
-        run_id=config.run_id,
-        generation=config.generation,
-        topology=config.topology,
-        run_directory=config.run_directory,
-        state_directory=config.state_directory,
-        target=config.target,
+    stages = [stage for stage in config.stages if stage.name in behind]
+    for number, label in enumerate(edges, len(config.stages)):
+        stages.append(_letter_source(redrive_name(label), number))
+    kept += [_letter_edge(by_label[label], redrive_name(label)) for label in edges]
+    return renewed(
+        config,
         stages=stages,
-        edges=kept,
-        parameters=config.parameters,
+        # Letters are few, and may come over a way that loses nothing: all of them are remembered.
+        edges=[renewed(edge, unmarked=False) for edge in kept],
         redrive={redrive_name(label): list(ids) for label, ids in letters.items()},
         redrive_rate_per_s=rate_per_s,
     )
+
+
+def _letter_source(name: str, number: int) -> StageConfig:
+    return StageConfig(
+        name=name,
+        number=number,
+        kind="source",
+        replicas=1,
+        retries=0,
+        backoff_s=0.1,
+        timeout_s=0.0,
+        max_crashes=3,
+        on_error="dead_letter",
+    )
+
+
+def _letter_edge(edge: EdgeConfig, source: str) -> EdgeConfig:
+    """From a source of dead letters to where they were going."""
+    number = text_hash64(source, edge.target, edge.output or "")
+    return renewed(edge, edge=number, source=source, output=None)
 
 
 def _plan(
@@ -248,40 +238,48 @@ def _plan(
             path=record.path,
             source_file=str(state.code) if record.path else None,
         ),
-        stages=[
-            StageConfig(
-                name=decl.name,
-                number=number,
-                kind=decl.kind,
-                replicas=replicas.get(decl.name, decl.options.replicas),
-                retries=decl.options.retries,
-                backoff_s=decl.options.backoff_s,
-                timeout_s=decl.options.timeout_s,
-                max_crashes=decl.options.max_crashes,
-                on_error=decl.options.on_error,
-                partitions=declared.partitions(decl.name),
-                durability=decl.options.durability,
-            )
-            for number, decl in enumerate(declared.stages)
-        ],
-        edges=[
-            EdgeConfig(
-                edge=text_hash64(edge.source, edge.target, edge.output or ""),
-                label=edge.label,
-                source=edge.source,
-                target=edge.target,
-                output=edge.output,
-                delivery=edge.delivery,
-                partitions=declared.partitions(edge.target),
-                unmarked=declared.is_unmarked(edge),
-            )
-            for edge in declared.edges
-        ],
+        stages=_stage_configs(declared, replicas),
+        edges=_edge_configs(declared),
         parameters=list(record.parameters),
     )
     return Plan(
         declared=declared, config=config, run=run, state=state, stored=stored, resumed=resumed
     )
+
+
+def _stage_configs(declared: Declared, replicas: Mapping[str, int]) -> list[StageConfig]:
+    return [
+        StageConfig(
+            name=decl.name,
+            number=number,
+            kind=decl.kind,
+            replicas=replicas.get(decl.name, decl.options.replicas),
+            retries=decl.options.retries,
+            backoff_s=decl.options.backoff_s,
+            timeout_s=decl.options.timeout_s,
+            max_crashes=decl.options.max_crashes,
+            on_error=decl.options.on_error,
+            partitions=declared.partitions(decl.name),
+            durability=decl.options.durability,
+        )
+        for number, decl in enumerate(declared.stages)
+    ]
+
+
+def _edge_configs(declared: Declared) -> list[EdgeConfig]:
+    return [
+        EdgeConfig(
+            edge=text_hash64(edge.source, edge.target, edge.output or ""),
+            label=edge.label,
+            source=edge.source,
+            target=edge.target,
+            output=edge.output,
+            delivery=edge.delivery,
+            partitions=declared.partitions(edge.target),
+            unmarked=declared.is_unmarked(edge),
+        )
+        for edge in declared.edges
+    ]
 
 
 def _counts(texts: Sequence[str]) -> list[tuple[str, int]]:

@@ -64,7 +64,7 @@ class DurableWorker:
         self._complain = Repeating(_LOG, bench.clock)
         self._finish_failures = 0
         self._finish_due_s = 0.0
-        self.moving = Moving(bench, partitions, self.rounds, self._has_come, self._has_left)
+        self.moving = Moving(bench, partitions, self.rounds, self._send_waiting, self._has_left)
         self._alarms = Alarms(
             bench, instance, partitions, self.rounds.opened, stage=stage, options=options
         )
@@ -72,7 +72,8 @@ class DurableWorker:
     def open_existing(self) -> None:
         """The partitions that have files; raises Unavailable if somebody else holds one."""
         for number in self.partitions.closed():
-            self._has_come(self.partitions.owned(number))
+            self.partitions.owned(number)
+        self._send_waiting()
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -181,10 +182,11 @@ class DurableWorker:
             self._held -= work.run.n
             self._give_back(work)
 
-    def _has_come(self, owned: Owned) -> None:
-        """A partition was opened: what its last owner had not sent goes out."""
-        for opened, outputs in self.partitions.waiting():
-            self.rounds.produce(opened, outputs)
+    def _send_waiting(self) -> None:
+        """Partitions were opened: what their last owner had not sent goes out."""
+        waiting = self.partitions.waiting
+        while waiting:
+            self.rounds.produce(*waiting.popleft())
 
     def _has_left(self, owned: Owned) -> None:
         self._instance.state = owned.state
@@ -196,14 +198,14 @@ class DurableWorker:
             return None
         try:
             owned = self.partitions.owned(number)
-            self._has_come(owned)
-            return owned
         except Unavailable as error:
             self._complain.warning(
                 "cannot open a partition: %s; nothing is lost, its units wait", error
             )
             self._open_due_s = self.bench.clock.now_s() + OPEN_AGAIN_S
             return None
+        self._send_waiting()
+        return owned
 
     def _open_again(self, now_s: float) -> None:
         """What waits for partitions that could not be opened."""

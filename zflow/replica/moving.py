@@ -5,20 +5,22 @@ opened: its last owner holds the file until then. Runs no user code. The data th
 control thread only leaves a word.
 """
 
+import logging
 from collections.abc import Callable
-from contextlib import suppress
 
 from zflow.errors import Unavailable
+from zflow.log import Repeating
 from zflow.replica.partitions import Owned, Partitions
 from zflow.replica.rounds import Rounds
 from zflow.replica.worker import Bench
 
+_LOG = logging.getLogger("zflow.durable")
 LOOK_S = 0.05  # for files that their last owner has let go of, and then more and more seldom
-LOOK_MAX_S = 2.0
+LOOK_MAX_S = 2.0  # from then on it is said: no move takes so long
 
 
 class Moving:
-    """See the module. opened: told of a partition that has come; left: of one that goes.
+    """See the module. opened: told when partitions have come; left: of one that goes.
 
     released: the generation of the coordinator's word up to which everything has been let go of.
     """
@@ -28,7 +30,7 @@ class Moving:
         bench: Bench,
         partitions: Partitions,
         rounds: Rounds,
-        opened: Callable[[Owned], None],
+        opened: Callable[[], None],
         left: Callable[[Owned], None],
     ) -> None:
         self.released = 0
@@ -42,6 +44,7 @@ class Moving:
         self._expects = False  # partitions that have come may have files
         self._look_s = 0.0
         self._pause_s = LOOK_S
+        self._complain = Repeating(_LOG, bench.clock)
 
     def assign(self, generation: int, slots: list[int]) -> None:
         """The coordinator's word on who owns what; from any thread."""
@@ -89,8 +92,15 @@ class Moving:
     def _open_all(self) -> None:
         """What is ours and has a file that nobody holds."""
         for number in self._partitions.closed():
-            with suppress(Unavailable):
-                self._opened(self._partitions.owned(number))
+            try:
+                self._partitions.owned(number)
+            except Unavailable as error:  # usually its last owner has not let go of it yet
+                if self._pause_s == LOOK_MAX_S:
+                    self._complain.warning(
+                        "cannot open a partition that came: %s; nothing is lost, its units wait",
+                        error,
+                    )
+        self._opened()
 
     def settled(self) -> bool:
         """Nothing has to leave, and everything that is ours and has a file is open."""

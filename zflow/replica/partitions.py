@@ -6,7 +6,7 @@ may be waiting in them; others with their first unit. Runs no user code.
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,11 @@ class Owned:
 
 
 class Partitions:
-    """All partitions of one slot. lock: the reactor's; held while the core gets or loses one."""
+    """All partitions of one slot. lock: the reactor's; held while the core gets or loses one.
+
+    waiting: of those that were opened, outputs that are committed and not settled; whoever opens
+    a partition sends them.
+    """
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class Partitions:
         self._state = state
         self.owners = Owners(stage.partitions, stage.replicas)
         self._owned: dict[int, Owned] = {}
-        self._waiting: deque[tuple[Owned, list[Any]]] = deque()
+        self.waiting: deque[tuple[Owned, list[Any]]] = deque()
         mine = max(1, stage.partitions // stage.replicas)
         self._cache_bytes = CACHE_BYTES // mine
         state.make_partitions(stage.name)
@@ -83,11 +87,6 @@ class Partitions:
             and number not in self._owned
             and (alone or self._path(number).exists())
         ]
-
-    def waiting(self) -> Iterator[tuple[Owned, list[Any]]]:
-        """Of those that were opened since the last time: what is committed and not settled."""
-        while self._waiting:
-            yield self._waiting.popleft()
 
     def is_mine(self, number: int) -> bool:
         """True if this slot is to own it, by the newest word."""
@@ -136,7 +135,7 @@ class Partitions:
         owned = self._owned[number] = Owned(number, file, state, logic, origin)
         outputs = _unsettled(loaded.outbox, loaded.outbox_low)
         if outputs:
-            self._waiting.append((owned, outputs))
+            self.waiting.append((owned, outputs))
         return owned
 
     def close(self) -> None:

@@ -186,14 +186,11 @@ class PartitionFile:
 
     def _open(self) -> None:
         self._writer = schema.connect(self._path, writable=True)
-        try:
+        with schema.closed_on_error(self._writer):
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute(f"PRAGMA synchronous={self._synchronous}")
             # Of its own, so that the data thread reads while a worker commits.
             self._reader = schema.connect(self._path, writable=True)
-        except BaseException:
-            self._writer.close()
-            raise
 
     def _close_files(self) -> None:
         self._reader.close()

@@ -4,6 +4,7 @@ Decides when a window fires, and what is late. Keeps nothing outside `self.state
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -30,7 +31,7 @@ class Open(Protocol):
         """A window that fires now, with its items; None if there is none of them."""
 
 
-class Timed(Calls):
+class Timed(Calls, ABC):
     """What windows of time and joins have in common: a watermark, an agenda, the function."""
 
     def __init__(
@@ -57,9 +58,9 @@ class Timed(Calls):
             if state == id(self.state):
                 del self._agendas[state, side]
 
+    @abstractmethod
     def pending(self, state: State, side: int, mark: float) -> Iterator[tuple[float, Any, Token]]:
         """All that this watermark will make due in a partition, as its state says."""
-        raise NotImplementedError
 
     def late(self, item: Any) -> Emit:
         """Count an item that came too late."""
