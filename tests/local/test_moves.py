@@ -60,6 +60,18 @@ def test_a_replica_that_dies_after_a_move_comes_back_with_the_new_word(shop, wai
     assert kept(shop) == expected()
 
 
+def test_of_several_topologies_the_one_that_is_running_is_meant(shop, wait_until):
+    shop.write(COUNT.replace('Topology("count"', 'Topology("another"'))
+    assert shop.zflow("run", "flow.py", "-p", "numbers.n=10").code == 0
+    running = begun(shop, wait_until)
+    done = shop.zflow("move", "Count", "1=0")
+    assert done.out == "partition 1 moves to Count/0\n", done.err
+    running.interrupt()
+    assert running.end().code == 130
+    done = shop.zflow("move", "Count", "1=0")
+    assert "there are runs of 2 topologies here" in done.err
+
+
 def test_what_cannot_move_is_refused_with_the_reason(shop, wait_until):
     running = begun(shop, wait_until)
     for words, why in {

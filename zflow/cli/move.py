@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from zflow.cli.output import show_json
-from zflow.cli.stored import chosen_run, refused, run_options
+from zflow.cli.stored import chosen_run, refused, run_options, runs_here
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.net.control import ask
 from zflow.paths import RunDirectory, run_directory_of
@@ -45,8 +45,7 @@ def move(
       zflow move Count 7=1 8=1
     """
     wanted = control.Move(stage, _parsed(moves))
-    chosen = chosen_run(topology, run, state)
-    moved = _asked(chosen, wanted)
+    moved = _asked(_chosen(topology, run, state), wanted)
     if moved.owners is None:
         raise refused(f"zflow move {stage}", moved.refusal, "see zflow state ls")
     if as_json:
@@ -54,6 +53,15 @@ def move(
         return
     for partition, slot in wanted.to.items():
         click.echo(f"partition {partition} moves to {stage}/{slot}")
+
+
+def _chosen(topology: str | None, run: str, state: Path | None) -> StoredRun:
+    """The run that is meant; if nothing says which, the only one here that is running."""
+    if topology is None and run == "last" and state is None:
+        running = [one for one in runs_here(None) if is_running(one.state)]
+        if len(running) == 1:
+            return running[0]
+    return chosen_run(topology, run, state)
 
 
 def _parsed(moves: tuple[str, ...]) -> dict[int, int]:
