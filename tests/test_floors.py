@@ -22,7 +22,7 @@ FLOORS = {
     4: "declared windowing",
     5: "topology windows",
     6: "config protocol state loader planning export",
-    7: "net",
+    7: "net books",
     8: "replica coordinator supervisor connectors",
     9: "launchers local testing",
     10: "cli",

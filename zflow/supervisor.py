@@ -7,20 +7,25 @@ a replica; its black box says enough.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
+from zflow.books import Books
 from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.paths import RunDirectory
 from zflow.state.blackbox import Reading, read_black_box
 from zflow.wire.control import EXIT_UNAVAILABLE, RunConfig, StageConfig
 from zflow.wire.data import MAX_ERROR_BYTES, Crash
+from zflow.wire.picture import Census, Replica, SlotCensus
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
@@ -34,11 +39,15 @@ _BARE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SI
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """One process has ended. orderly: it was told to finish and did."""
+    """One process has ended. orderly: it was told to finish and did.
+
+    reason: exit, signal, stuck, oom or rollout; cause: the same in words.
+    """
 
     slot: Slot
     incarnation: int
     orderly: bool
+    reason: str
     cause: str
     tail: str  # the end of what it wrote to stderr
     crash: Crash
@@ -53,15 +62,19 @@ class Member:
     stage: StageConfig
     incarnation: int = 0
     process: subprocess.Popen[bytes] | None = None
+    started_at_s: float = 0.0  # wall clock
     pidfd: int = -1
     err_from: int = 0  # where this incarnation's stderr begins
     killed_because: str = ""
+    killed_reason: str = ""  # stuck, rollout or stop
     start_at_s: float = 0.0  # when the next incarnation may start; 0 while one runs
     fruitless: int = 0
     refused_since_s: float = 0.0  # since when a disk or a lock has refused; 0 if none does
     failures: int = 0
     finished: bool = False
     last_tail: str = ""
+    last_error: str = ""
+    restarts: dict[str, int] = field(default_factory=dict)  # by reason
 
 
 class Supervisor:
@@ -85,6 +98,8 @@ class Supervisor:
             for index in range(stage.replicas)
         }
         self.run = RunDirectory(Path(config.run_directory))
+        self.books = Books((edge.label, edge.source) for edge in config.edges)
+        self._host = socket.gethostname()
         self._clock = clock
         self._log_level = log_level
         self._watch = watch
@@ -135,6 +150,7 @@ class Supervisor:
                 start_new_session=True,
                 env=self._environment,
             )
+        member.started_at_s = self._clock.wall_s()
         member.pidfd = os.pidfd_open(member.process.pid)
         self._watch(member.pidfd)
 
@@ -163,38 +179,43 @@ class Supervisor:
         box = read_black_box(box_path)
         box_path.unlink(missing_ok=True)
         tail = self._tail(member)
-        cause, strikes = self._cause(member, process.returncode)
+        reason, cause, strikes = self._cause(member, process.returncode)
         counters = box.counters if box is not None else {}
+        self.books.died(str(member.slot), counters)
         # User code can end the process with exit code 0 too; only the replica itself says so here.
         orderly = process.returncode == 0 and counters.get("finished") == 1
         crash = _crash(member, box, strikes, f"{cause}\n{tail}" if tail else cause)
         refused = process.returncode == EXIT_UNAVAILABLE and not member.killed_because
         self._plan(member, orderly, crash, counters, tail, refused=refused)
+        if not orderly and reason != "stop":
+            member.restarts[reason] = member.restarts.get(reason, 0) + 1
+            member.last_error = crash.cause
         return Death(
             slot=member.slot,
             incarnation=member.incarnation,
             orderly=orderly,
+            reason=reason,
             cause=cause,
             tail=tail,
             crash=crash,
             counters=counters,
         )
 
-    def _cause(self, member: Member, code: int) -> tuple[str, int]:
-        """What ended it, in words, and how far that speaks against what it was executing."""
+    def _cause(self, member: Member, code: int) -> tuple[str, str, int]:
+        """What ended it: a reason, words, and how far that speaks against what it executed."""
         if member.killed_because:
-            return member.killed_because, WHOLE_DEATH
+            return member.killed_reason, member.killed_because, WHOLE_DEATH
         if code == EXIT_UNAVAILABLE:
-            return "a disk or a lock refuses for now (exit code 75)", 0
+            return "exit", "a disk or a lock refuses for now (exit code 75)", 0
         if code >= 0:
-            return f"exit code {code}", WHOLE_DEATH
+            return "exit", f"exit code {code}", WHOLE_DEATH
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL:
             kills, self._oom_kills = self._oom_kills, _oom_kills()
             if self._oom_kills > kills:
-                return "killed by the kernel: out of memory (SIGKILL)", WHOLE_DEATH
+                return "oom", "killed by the kernel: out of memory (SIGKILL)", WHOLE_DEATH
         strikes = BARE_DEATH if -code in _BARE else WHOLE_DEATH
-        return f"signal {-code} ({name})", strikes
+        return "signal", f"signal {-code} ({name})", strikes
 
     def _plan(
         self,
@@ -245,11 +266,62 @@ class Supervisor:
                 continue
             ran_s = now_s - box.started_ns / 1e9
             if ran_s > member.stage.timeout_s and not member.killed_because:
+                member.killed_reason = "stuck"
                 member.killed_because = (
                     f"stuck: it ran for {ran_s:.1f} s, longer than timeout_s="
                     f"{member.stage.timeout_s:g}"
                 )
                 self._kill(member)
+
+    def count(self) -> None:
+        """Read what the living have counted into the books."""
+        for member in self.living():
+            box = self.reading(member)
+            if box is not None:
+                self.books.living(str(member.slot), box.counters)
+
+    def census(self, states: Mapping[str, str]) -> Census:
+        """Every slot, now. states: of the replicas, as they have reported them."""
+        slots = [
+            self._slot_census(member, states.get(name, "starting"))
+            for name, member in self.members.items()
+        ]
+        return Census(supervisor=f"{self._host}:{os.getpid()}", slots=slots)
+
+    def _slot_census(self, member: Member, state: str) -> SlotCensus:
+        return SlotCensus(
+            slot=str(member.slot),
+            replica=self._replica(member, state),
+            retired=self.books.retired(str(member.slot)),
+            restarts=dict(member.restarts),
+            last_error=member.last_error,
+        )
+
+    def _replica(self, member: Member, state: str) -> Replica | None:
+        if member.process is None:
+            return None
+        box = self.reading(member)
+        try:
+            process = psutil.Process(member.process.pid)
+            with process.oneshot():
+                cpu, memory, open_fds = (
+                    process.cpu_times(),
+                    process.memory_info(),
+                    process.num_fds(),
+                )
+        except psutil.Error:  # it has just ended and is not reaped yet
+            return None
+        return Replica(
+            incarnation=member.incarnation,
+            pid=member.process.pid,
+            host=self._host,
+            state=state,
+            started_at_s=member.started_at_s,
+            cpu_s=cpu.user + cpu.system,
+            memory_bytes=memory.rss,
+            open_fds=open_fds,
+            counters=box.counters if box is not None else {},
+        )
 
     def living(self) -> Iterator[Member]:
         """The members that have a process."""
@@ -272,7 +344,7 @@ class Supervisor:
     def kill_all(self) -> None:
         """Stop everything at once."""
         for member in self.living():
-            member.killed_because = "stopped"
+            member.killed_reason, member.killed_because = "stop", "stopped"
             self._kill(member)
         for member in list(self.living()):
             if member.process is not None:

@@ -4,8 +4,8 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+from zflow.books import EdgeBooks
 from zflow.cli.output import aligned
-from zflow.local.books import EdgeBooks
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
 from zflow.paths import runs_folder

@@ -4,9 +4,10 @@ Decides nothing itself (`state` does). Blocks nowhere but in `wait`.
 """
 
 from zflow.clock import Clock
+from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.state import RunState
 from zflow.net.control import ControlServer
-from zflow.wire.control import Move, Register, Report, Update
+from zflow.wire.control import Look, Move, Register, Report, Update
 from zflow.wire.data import Crash
 
 BEAT_S = 1.0
@@ -15,8 +16,11 @@ BEAT_S = 1.0
 class Coordinator:
     """One thread owns it; `turn` whenever `server.wait` has returned."""
 
-    def __init__(self, state: RunState, server: ControlServer, clock: Clock) -> None:
+    def __init__(
+        self, state: RunState, gathering: Gathering, server: ControlServer, clock: Clock
+    ) -> None:
         self.state = state
+        self.gathering = gathering
         self._server = server
         self._clock = clock
         self._beat_due_s = 0.0
@@ -34,6 +38,11 @@ class Coordinator:
                 answer, update = self.state.on_move(message)
                 self._publish(update)
                 self._server.send(peer, answer)
+                if answer.owners is not None:
+                    moves = ", ".join(f"{p} to {k}" for p, k in message.to.items())
+                    self.gathering.happened("move", f"partitions {moves}", stage=message.stage)
+            elif isinstance(message, Look):
+                self._server.send(peer, self.gathering.picture())
         self._publish(self.state.advance())
         now_s = self._clock.now_s()
         if now_s >= self._beat_due_s:

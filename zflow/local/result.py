@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zflow.books import Books, EdgeBooks
 from zflow.errors import ExitCode
-from zflow.local.books import Books, EdgeBooks
 from zflow.local.plan import Plan
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from zflow.clock import Clock
+from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.server import Coordinator
 from zflow.coordinator.state import RunState
 from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
-from zflow.local.books import Books
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
 from zflow.local.result import HotKey, RunResult, hot_keys, make_result
@@ -77,7 +77,6 @@ class LocalRun:
         self._keys: dict[str, list[HotKey]] = {}
         self._began_s = clock.now_s()
         self._progress_due_s = 0.0
-        self._books = Books((edge.label, edge.source) for edge in plan.config.edges)
 
     def drain(self) -> None:
         """Let the sources stop and everything settle."""
@@ -104,7 +103,9 @@ class LocalRun:
                 unwatch=server.unwatch,
             )
             self._server = server
-            self._coordinator = Coordinator(RunState(plan.config), server, self._clock)
+            state = RunState(plan.config)
+            gathering = Gathering(state, plan.stored.record.digest, self._clock)
+            self._coordinator = Coordinator(state, gathering, server, self._clock)
             self._relay = Relay(_logs(plan), self._observer.on_line)
             self._loop(timeout_s)
         finally:
@@ -127,7 +128,11 @@ class LocalRun:
     def _loop(self, timeout_s: float | None) -> None:
         members = self._supervisor.members.values()
         while self._verdict is None and not all(m.finished for m in members):
-            self._supervisor.start_due()
+            for slot in self._supervisor.start_due():
+                process = self._supervisor.members[str(slot)].process
+                self._coordinator.gathering.happened(
+                    "start", f"pid {process.pid if process else 0}", slot
+                )
             self._server.wait(TURN_S)
             self._coordinator.turn()
             self._handle_deaths()
@@ -139,11 +144,11 @@ class LocalRun:
     def _handle_deaths(self) -> None:
         for death in self._supervisor.reap():
             slot = str(death.slot)
-            self._books.died(slot, death.counters)
             if death.orderly and self._coordinator.state.phase == "finish":
                 continue
             self._restarts[death.slot.stage] = self._restarts.get(death.slot.stage, 0) + 1
             self._coordinator.died(slot, death.crash)
+            self._coordinator.gathering.happened("death", death.cause, death.slot)
             self._relay.turn()
             self._observer.on_death(death)
         looping = self._supervisor.crash_looping()
@@ -173,22 +178,23 @@ class LocalRun:
         phase = self._coordinator.state.phase
         if phase != self._phase:
             self._phase = phase
+            self._coordinator.gathering.happened("phase", phase)
             self._observer.on_phase(phase)
         now_s = self._clock.now_s()
         if now_s >= self._progress_due_s:
             self._progress_due_s = now_s + PROGRESS_S
-            self._read_counters()
+            self._supervisor.count()
+            self._take_census()
             self._observer.on_progress(list(self._progress()), now_s - self._began_s)
 
-    def _read_counters(self) -> None:
-        for member in self._supervisor.living():
-            reading = self._supervisor.reading(member)
-            if reading is not None:
-                self._books.living(str(member.slot), reading.counters)
+    def _take_census(self) -> None:
+        views = self._coordinator.state.slots.items()
+        states = {name: view.state for name, view in views}
+        self._coordinator.gathering.take(self._supervisor.census(states))
 
     def _progress(self) -> Iterator[Progress]:
         for stage in self._plan.config.stages:
-            totals = self._books.stage(stage.name)
+            totals = self._supervisor.books.stage(stage.name)
             views = [
                 self._coordinator.state.slots[str(Slot(stage.name, k))]
                 for k in range(stage.replicas)
@@ -210,8 +216,7 @@ class LocalRun:
     def _end(self) -> None:
         """Kill what is left, close its books, pass on its last words."""
         self._supervisor.kill_all()
-        for death in self._supervisor.reap():
-            self._books.died(str(death.slot), death.counters)
+        self._supervisor.reap()
         self._relay.finish()
         self._keys = hot_keys((self._plan.run.root / "b").glob("*.keys"), HOT_KEYS)
         self._show_last()
@@ -223,7 +228,7 @@ class LocalRun:
     def _result(self) -> RunResult:
         return make_result(
             self._plan,
-            self._books,
+            self._supervisor.books,
             verdict=self._verdict,
             drained=self._drain_asked,
             restarts=self._restarts,

@@ -7,4 +7,5 @@
 | `payload` | what a codec makes of a list of items                                               |
 | `codec`   | pickle protocol 5 with out-of-band buffers                                          |
 | `control` | the messages between replica, coordinator and supervisor                            |
+| `picture` | what is known of a running pipeline: the census of a supervisor, the whole picture  |
 """

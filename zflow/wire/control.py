@@ -9,6 +9,7 @@ import msgspec
 
 from zflow.errors import ProtocolError
 from zflow.wire.data import Crash
+from zflow.wire.picture import Census, Picture
 
 REDRIVE = "dead:"  # the stage name of a source of dead letters begins with this
 EXIT_UNAVAILABLE = 75  # of a replica: a disk or a lock refuses for now (EX_TEMPFAIL, sysexits.h)
@@ -154,7 +155,11 @@ class Moved(msgspec.Struct, frozen=True, tag="moved"):
     refusal: str = ""
 
 
-Message = Register | Report | Snapshot | Update | Move | Moved
+class Look(msgspec.Struct, frozen=True, tag="look"):
+    """Somebody who wants to see the run -> coordinator; answered with the newest Picture."""
+
+
+Message = Register | Report | Snapshot | Update | Move | Moved | Look | Census | Picture
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from zflow.protocol.ledger import COLUMNS, LedgerSnapshot, snapshot_of
 from zflow.state.latency import quantile_s
+from zflow.wire.picture import Census
 
 GAUGES = frozenset(
     {"inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"}
@@ -56,6 +57,19 @@ class Books:
             if sent is not None and sent.sent != sent.settled:
                 column = f"replayed_sender_died:{label}"
                 totals[column] = totals.get(column, 0) + sent.sent - sent.settled
+
+    def retired(self, slot: str) -> dict[str, int]:
+        """What the dead processes of one slot have counted."""
+        return dict(self._dead.get(slot, {}))
+
+    def take(self, census: Census) -> None:
+        """What a supervisor says of all its slots, instead of what it said before."""
+        for one in census.slots:
+            self._dead[one.slot] = dict(one.retired)
+            if one.replica is None:
+                self._living.pop(one.slot, None)
+            else:
+                self._living[one.slot] = dict(one.replica.counters)
 
     def slot(self, slot: str) -> dict[str, int]:
         """All that the processes of one slot have counted."""

@@ -1,6 +1,6 @@
 """The books of a run: what the dead and the living counted adds up, and a hole is found."""
 
-from zflow.local.books import Books
+from zflow.books import Books
 from zflow.protocol.ledger import COLUMNS
 from zflow.state.latency import bucket_of
 
