@@ -129,10 +129,8 @@ class LocalRun:
         members = self._supervisor.members.values()
         while self._verdict is None and not all(m.finished for m in members):
             for slot in self._supervisor.start_due():
-                process = self._supervisor.members[str(slot)].process
-                self._coordinator.gathering.happened(
-                    "start", f"pid {process.pid if process else 0}", slot
-                )
+                incarnation = self._supervisor.members[str(slot)].incarnation
+                self._coordinator.gathering.happened("start", f"incarnation {incarnation}", slot)
             self._server.wait(TURN_S)
             self._coordinator.turn()
             self._handle_deaths()
