@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace as renewed
 
@@ -17,6 +18,7 @@ from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
 from zflow.loader import Loaded, load, load_source
 from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
+from zflow.stages import StageDecl
 from zflow.state.runs import (
     RunRecord,
     StoredRun,
@@ -39,6 +41,7 @@ class Plan:
     state: StateDirectory
     stored: StoredRun
     resumed: bool
+    epoch: int = 1  # of the process that coordinates it
 
 
 def new_plan(
@@ -230,13 +233,10 @@ def _plan(
         run_id=record.run_id,
         generation=1,
         topology=declared.name,
-        run_directory=str(run.root),
-        state_directory=str(state.root),
         target=TargetConfig(
             target=record.target,
             attribute=record.attribute,
             path=record.path,
-            source_file=str(state.code) if record.path else None,
         ),
         stages=_stage_configs(declared, replicas),
         edges=_edge_configs(declared),
@@ -261,9 +261,20 @@ def _stage_configs(declared: Declared, replicas: Mapping[str, int]) -> list[Stag
             on_error=decl.options.on_error,
             partitions=declared.partitions(decl.name),
             durability=decl.options.durability,
+            **_most_replicas(declared, decl),
         )
         for number, decl in enumerate(declared.stages)
     ]
+
+
+def _most_replicas(declared: Declared, decl: StageDecl) -> dict[str, Any]:
+    """How far the stage can be scaled, where there is a limit."""
+    if decl.kind == "sink" and hasattr(decl.target, "commit"):
+        return {"most_replicas": 1, "why_most": "commit() has one writer"}
+    edges = declared.edges_into(decl.name)
+    if declared.partitions(decl.name) and any(edge.key is None for edge in edges):
+        return {"most_replicas": 1, "why_most": "no key= says which replica has which item"}
+    return {}
 
 
 def _edge_configs(declared: Declared) -> list[EdgeConfig]:

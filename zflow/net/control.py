@@ -11,11 +11,11 @@ from zflow.wire import control
 
 
 class ControlServer:
-    """The coordinator's end. One thread owns it."""
+    """The coordinator's end. One thread owns it. endpoints: all of them answer alike."""
 
-    def __init__(self, sockets: Sockets, control_endpoint: str, updates_endpoint: str) -> None:
-        self._router = sockets.router(control_endpoint)
-        self._publisher = sockets.publisher(updates_endpoint)
+    def __init__(self, sockets: Sockets, *endpoints: str) -> None:
+        self._router = sockets.router(*endpoints)
+        self._publisher = sockets.publisher(*map(control.updates_of, endpoints))
         self._poller = zmq.Poller()
         self._poller.register(self._router, zmq.POLLIN)
 
@@ -61,11 +61,12 @@ class ControlServer:
 
 
 class ControlClient:
-    """A replica's end. The control thread owns it."""
+    """A replica's or a supervisor's end. One thread owns it."""
 
-    def __init__(self, sockets: Sockets, control_endpoint: str, updates_endpoint: str) -> None:
-        self._subscriber = sockets.subscriber(updates_endpoint)  # first: nothing falls between
-        self._dealer = sockets.dealer(control_endpoint)
+    def __init__(self, sockets: Sockets, endpoint: str) -> None:
+        # First: nothing falls between the snapshot and the updates (the guide's Clone pattern).
+        self._subscriber = sockets.subscriber(control.updates_of(endpoint))
+        self._dealer = sockets.dealer(endpoint)
         self._poller = zmq.Poller()
         self._poller.register(self._dealer, zmq.POLLIN)
         self._poller.register(self._subscriber, zmq.POLLIN)
@@ -73,6 +74,10 @@ class ControlClient:
     def watch(self, descriptor: int) -> None:
         """Let `wait` end when this descriptor becomes readable."""
         self._poller.register(descriptor, zmq.POLLIN)
+
+    def unwatch(self, descriptor: int) -> None:
+        """The inverse of `watch`."""
+        self._poller.unregister(descriptor)
 
     def wait(self, timeout_s: float) -> set[int]:
         """Block until something is there; the watched descriptors that are readable."""

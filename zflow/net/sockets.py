@@ -92,11 +92,12 @@ class Sockets:
         socket.connect(endpoint)
         return socket
 
-    def router(self, endpoint: str) -> "zmq.Socket[bytes]":
+    def router(self, *endpoints: str) -> "zmq.Socket[bytes]":
         """The coordinator's end of the control links."""
         socket = self._make(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._bind(socket, endpoint)
+        for endpoint in endpoints:
+            self._bind(socket, endpoint)
         return socket
 
     def dealer(self, endpoint: str) -> "zmq.Socket[bytes]":
@@ -106,10 +107,11 @@ class Sockets:
         socket.connect(endpoint)
         return socket
 
-    def publisher(self, endpoint: str) -> "zmq.Socket[bytes]":
+    def publisher(self, *endpoints: str) -> "zmq.Socket[bytes]":
         """The coordinator's numbered updates."""
         socket = self._make(zmq.PUB)
-        self._bind(socket, endpoint)
+        for endpoint in endpoints:
+            self._bind(socket, endpoint)
         return socket
 
     def subscriber(self, endpoint: str) -> "zmq.Socket[bytes]":

@@ -11,9 +11,10 @@ from zflow.errors import ProtocolError
 from zflow.wire.data import Crash
 from zflow.wire.picture import Census, Picture
 
+EXIT_ROLLOUT = 76  # of a replica: it was asked to make room for its successor, and has
 REDRIVE = "dead:"  # the stage name of a source of dead letters begins with this
 EXIT_UNAVAILABLE = 75  # of a replica: a disk or a lock refuses for now (EX_TEMPFAIL, sysexits.h)
-PHASES = ("bind", "connect", "run", "drain", "finish")  # of a run, in order
+PHASES = ("gather", "bind", "connect", "run", "drain", "finish")  # of a run, in order
 
 
 class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +31,8 @@ class StageConfig(msgspec.Struct, frozen=True, kw_only=True):
     on_error: str
     partitions: int = 0  # of the state of a durable stage; 0 of any other
     durability: str = "power"
+    most_replicas: int = 0  # 0: any number
+    why_most: str = ""
 
 
 class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +51,12 @@ class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """How a replica finds the user's code: a file with its source as it was, or a module."""
+    """How a replica finds the user's code: a file, whose source as it was lies in its state
+    directory, or a module."""
 
     target: str
     attribute: str | None
     path: str | None
-    source_file: str | None  # the snapshot of `path` that every incarnation loads
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +65,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     generation: int
     topology: str
-    run_directory: str
-    state_directory: str
     target: TargetConfig
     stages: list[StageConfig]
     edges: list[EdgeConfig]
@@ -85,6 +86,19 @@ class Ownership(msgspec.Struct, frozen=True):
     stage: str
     generation: int
     slots: list[int]
+
+
+class Roster(msgspec.Struct, frozen=True):
+    """Which slots a stage has, by index, and where each takes messages; the highest generation
+    counts."""
+
+    stage: str
+    generation: int
+    slots: dict[int, str]
+
+    def names(self) -> list[str]:
+        """The slots, as they are written."""
+        return [f"{self.stage}/{index}" for index in sorted(self.slots)]
 
 
 class Register(msgspec.Struct, frozen=True, tag="register"):
@@ -116,21 +130,24 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
-    """Coordinator -> replica: everything up to update `number`."""
+    """Coordinator -> replica: everything up to update `number` of its epoch."""
 
     number: int
     phase: str
     probe: int
     config: RunConfig
-    crashes: list[Crash]  # of this slot's predecessors
-    concluding: str = ""
+    rosters: list[Roster]
     owners: list[Ownership] = []  # of stages whose partitions have moved
+    concluding: str = ""
+    paused: bool = False
+    epoch: int = 1
 
 
 class Update(msgspec.Struct, frozen=True, tag="update"):
     """Coordinator -> all, numbered without gaps; a repeated number is the beat.
 
     concluding: the durable stage whose turn it is to run `finish`, once all before it is settled.
+    epoch: rises with every process that coordinates the run; words of an older one do not count.
     """
 
     number: int
@@ -139,6 +156,68 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     crash: Crash | None = None
     concluding: str = ""
     owners: Ownership | None = None
+    roster: Roster | None = None
+    paused: bool = False
+    epoch: int = 1
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True, tag="standing"):
+    """Supervisor -> coordinator, once a second and at every change: what it has and offers.
+
+    offers: how many replicas of which stage it would run; None: as many as it is asked for.
+    addresses: where its slots take messages. incarnations: the newest of each. finished: slots
+    that have ended in an orderly way. looping: why it gives a slot up. heard: the newest snapshot,
+    for a coordinator that knows less. digest: of the code that it has. ended: it knows the end.
+    """
+
+    supervisor: str
+    host: str
+    versions: dict[str, str]
+    offers: dict[str, int | None]
+    addresses: dict[str, str]
+    incarnations: dict[str, int]
+    finished: list[str]
+    census: Census
+    looping: str = ""
+    heard: Snapshot | None = None
+    run_id: str = ""
+    digest: str = ""
+    ended: bool = False
+
+
+class Died(msgspec.Struct, frozen=True, tag="died"):
+    """Supervisor -> coordinator: an incarnation is dead. One that is lost does no harm: the
+    successor says it too."""
+
+    slot: str
+    crash: Crash
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """The run is over: with which exit code, and how."""
+
+    exit_code: int
+    outcome: str
+
+
+class Duty(msgspec.Struct, frozen=True, kw_only=True, tag="duty"):
+    """Coordinator -> supervisor, in answer to its standing.
+
+    slots: those that it runs, and the incarnation above which theirs must be. restart: slots
+    whose incarnation is to be replaced, if it is still that one. snapshot and code: where it has
+    not got them. starts: everybody is there, replicas may start. refusal: it is not wanted.
+    """
+
+    epoch: int
+    slots: dict[str, int] = {}
+    restart: dict[str, int] = {}
+    snapshot: Snapshot | None = None
+    digest: str = ""
+    code: bytes | None = None
+    starts: bool = False
+    waits_for: str = ""
+    refusal: str = ""
+    ended: Ended | None = None
 
 
 class Move(msgspec.Struct, frozen=True, tag="move"):
@@ -155,13 +234,68 @@ class Moved(msgspec.Struct, frozen=True, tag="moved"):
     refusal: str = ""
 
 
+class Scale(msgspec.Struct, frozen=True, tag="scale"):
+    """Operator -> coordinator: a stage shall have that many replicas."""
+
+    stage: str
+    replicas: int
+
+
+class Pause(msgspec.Struct, frozen=True, tag="pause"):
+    """Operator -> coordinator: sources yield nothing, or go on."""
+
+    paused: bool
+
+
+class Restart(msgspec.Struct, frozen=True, tag="restart"):
+    """Operator -> coordinator: replace the processes of these slots, one after the other or at
+    once; each finishes what it has begun."""
+
+    slots: list[str]
+    rolling: bool
+
+
+class Down(msgspec.Struct, frozen=True, tag="down"):
+    """Operator -> coordinator: end the run, drained, or now."""
+
+    now: bool
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """Coordinator -> operator: ordered, or why not."""
+
+    refusal: str = ""
+
+
 class Look(msgspec.Struct, frozen=True, tag="look"):
     """Somebody who wants to see the run -> coordinator; answered with the newest Picture."""
 
 
-Message = Register | Report | Snapshot | Update | Move | Moved | Look | Census | Picture
+Order = Move | Scale | Pause | Restart | Down
+Message = (
+    Register
+    | Report
+    | Snapshot
+    | Update
+    | Standing
+    | Died
+    | Duty
+    | Order
+    | Moved
+    | Answer
+    | Look
+    | Picture
+)
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Message)
+
+
+def updates_of(control: str) -> str:
+    """Where a coordinator publishes that answers at `control`: the next port, or a file beside."""
+    if control.startswith("ipc://"):
+        return f"{control}.updates"
+    host, _, port = control.rpartition(":")
+    return f"{host}:{int(port) + 1}"
 
 
 def encode(message: Message) -> bytes:
