@@ -121,7 +121,11 @@ def make_core(place: Place, position: Position | None) -> Core:
         identity=identity,
         inbox=inbox,
         edges=tuple(_edges_out(config, place.slot.stage)),
-        upstream=sum(config.stage(edge.source).replicas for edge in incoming),
+        upstream=frozenset(
+            (edge.edge, str(Slot(edge.source, k)))
+            for edge in incoming
+            for k in range(config.stage(edge.source).replicas)
+        ),
         anchor=bool(place.stage.partitions),
     )
     origin = None
