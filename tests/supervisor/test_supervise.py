@@ -64,7 +64,7 @@ class Children:
             watch=self.watched.append,
             unwatch=self.watched.remove,
         )
-        self.supervisor.hold({f"work/{k}": 0 for k in range(replicas)}, {})
+        self.supervisor.hold({f"work/{k}": 0 for k in range(replicas)})
         self.member = self.supervisor.members["work/0"]
 
     def _config(self, kind, replicas, timeout_s):

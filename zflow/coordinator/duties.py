@@ -164,11 +164,11 @@ class Duties:
         return Duty(
             epoch=state.epoch,
             slots=slots,
+            waiting=[slot for slot in slots if not state.is_known(slot)],
             restart={slot: n for slot, n in self.restart.items() if slot in slots},
             snapshot=state.snapshot(),
             digest=self._digest,
             code=self._code if new or me.standing.digest != self._digest else None,
-            starts=state.phase != "gather",
             waits_for=self.waits_for(),
             ended=self.ended,
         )

@@ -148,6 +148,11 @@ class RunState:
             return None
         return self._enrol(place.stage, {**roster.slots, place.index: address})
 
+    def is_known(self, slot: str) -> bool:
+        """Everybody has heard of the slot, so that it may start."""
+        place = Slot.parse(slot)
+        return place.index in self.rosters[place.stage].slots or self.slots[slot].leaving
+
     def adopt(self, heard: Snapshot) -> None:
         """What a supervisor has heard of an older coordinator of this run."""
         if heard.config.run_id != self.config.run_id or heard.epoch >= self.epoch:

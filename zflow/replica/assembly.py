@@ -113,7 +113,10 @@ def make_core(place: Place, position: Position | None) -> Core:
         identity=identity,
         inbox=inbox,
         edges=tuple(_edges_out(place)),
-        upstream=sum(len(place.rosters[edge.source].slots) for edge in incoming),
+        upstream=frozenset(
+            (edge.edge, slot) for edge in incoming for slot in place.rosters[edge.source].names()
+        ),
+        generations={roster.stage: roster.generation for roster in place.rosters.values()},
         anchor=bool(place.stage.partitions),
     )
     origin = None

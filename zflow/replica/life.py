@@ -110,6 +110,7 @@ class Replica:
         self._concluding = snapshot.concluding == stage.name
         self._owners: dict[str, control.Ownership] = {}
         self._learn(snapshot.owners)
+        self._leave_if_left()
 
     def _bind(self) -> None:
         place = self.place
@@ -411,11 +412,16 @@ class Replica:
         if roster.generation <= self.place.rosters[roster.stage].generation:
             return
         self.place.rosters[roster.stage] = roster
-        here = self.place.slot
         with self._reactor.lock:
             self._core.resize(roster.stage, roster.generation, roster.names(), self._clock.now_s())
-            if roster.stage == here.stage and here.index not in roster.slots:
-                self._leaving = True
+        self._leave_if_left()
+
+    def _leave_if_left(self) -> None:
+        """This slot is not one of its stage's any more."""
+        here = self.place.slot
+        if here.index not in self.place.rosters[here.stage].slots and not self._leaving:
+            self._leaving = True
+            with self._reactor.lock:
                 self._core.leave()
 
     def make_room(self) -> None:

@@ -65,7 +65,7 @@ class Attending:
             self.stale_duties += 1
             return False
         self.duty = duty
-        self.supervisor.hold(duty.slots, duty.restart)
+        self.supervisor.hold(duty.slots, duty.restart, duty.waiting)
         return True
 
 

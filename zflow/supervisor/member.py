@@ -49,6 +49,7 @@ class Member:
     slot: Slot
     stage: StageConfig
     incarnation: int = 0
+    waiting: bool = False  # its peers do not know of it yet
     dropped: bool = False  # it is somebody else's, or nobody's, once its process has ended
     rollout_s: float = 0.0  # since when its process has been asked to make room; 0 if it was not
     crashes: list[Crash] = field(default_factory=list)

@@ -10,9 +10,10 @@ import signal
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from zflow.books import Books
 from zflow.clock import Clock
@@ -72,10 +73,16 @@ class Supervisor:
 
     # -- slots -------------------------------------------------------------------------------
 
-    def hold(self, slots: Mapping[str, int], restart: Mapping[str, int]) -> None:
+    def hold(
+        self,
+        slots: Mapping[str, int],
+        restart: Mapping[str, int] = MappingProxyType({}),
+        waiting: Collection[str] = (),
+    ) -> None:
         """Run these slots, with incarnations above the given ones, and no others.
 
-        restart: of those, which incarnation is to make room for a new one.
+        restart: of those, which incarnation is to make room for a new one. waiting: those that
+        may not start yet.
         """
         for name, incarnation in slots.items():
             member = self.members.get(name)
@@ -84,6 +91,7 @@ class Supervisor:
                 member = self.members[name] = Member(slot, self._config.stage(slot.stage))
                 self.gone.pop(name, None)
             member.dropped = False
+            member.waiting = name in waiting
             if member.process is None:
                 member.incarnation = max(member.incarnation, incarnation)
         for name, member in list(self.members.items()):
@@ -118,6 +126,7 @@ class Supervisor:
             if member.process is None
             and not member.finished
             and not member.dropped
+            and not member.waiting
             and now_s >= member.start_at_s
         ]
         for member in due:

@@ -203,18 +203,19 @@ class Ended(msgspec.Struct, frozen=True):
 class Duty(msgspec.Struct, frozen=True, kw_only=True, tag="duty"):
     """Coordinator -> supervisor, in answer to its standing.
 
-    slots: those that it runs, and the incarnation above which theirs must be. restart: slots
-    whose incarnation is to be replaced, if it is still that one. snapshot and code: where it has
-    not got them. starts: everybody is there, replicas may start. refusal: it is not wanted.
+    slots: those that are its own, and the incarnation above which theirs must be. waiting: of
+    those, which may not start yet, since their peers do not know of them. restart: whose
+    incarnation is to be replaced, if it is still that one. code: if it has not got it. waits_for:
+    what a run that has not begun waits for. refusal: why the supervisor is not wanted.
     """
 
     epoch: int
     slots: dict[str, int] = {}
+    waiting: list[str] = []
     restart: dict[str, int] = {}
     snapshot: Snapshot | None = None
     digest: str = ""
     code: bytes | None = None
-    starts: bool = False
     waits_for: str = ""
     refusal: str = ""
     ended: Ended | None = None
