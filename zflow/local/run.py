@@ -56,6 +56,9 @@ class LocalRun(Lead):
     # -- the loop ----------------------------------------------------------------------------
 
     def _loop(self, timeout_s: float | None) -> None:
+        while self._coordinator.state.phase == "gather":
+            self._attend()
+            self._coordinator.turn()
         self._attend()
         self._began_s = self._clock.now_s()
         while not self._is_over():
