@@ -97,7 +97,7 @@ def _slot(made, index, out, at_s):
     counters |= {"processed": done, "inbox": made.inbox, "errors": 0}
     for label in out:
         counters |= {f"sent:{label}": done, f"sent_bytes:{label}": 10 * done}
-        counters[f"unacked:{label}"] = made.unacked
+        counters[f"unacked_items:{label}"] = made.unacked
         counters[f"dead_lettered:{label}"] = int(made.dead_per_s * at_s)
     if made.kind == "sink":
         counters["latency:40"] = done

@@ -70,8 +70,8 @@ def test_a_queue_that_lasts_longer_than_a_second_shows_the_bottleneck_too():
 
 
 def test_a_full_stage_nobody_waits_for_is_told_only_if_no_source_sets_the_pace():
-    assert verdict(starved("read", 0.3), busy("parse", 0.95)).stage == "parse"
     assert verdict(busy("read"), busy("parse", 0.95)).kind == "source"
+    assert verdict(blocked("read", 0.3), busy("parse", 0.95)).stage == "parse"
 
 
 def test_a_slow_sink_is_called_one():
@@ -88,6 +88,14 @@ def test_a_slow_source_sets_the_pace_and_everything_behind_it_starves():
         "read sets the pace: it gives 100 items/s and is busy 100% of the time in its own code, "
         "and everything behind it starves. The fullest stage behind it is parse, busy 10%; it "
         "could take about 1,000 items/s."
+    )
+
+
+def test_a_source_that_waits_for_what_it_reads_sets_the_pace_too():
+    said = verdict(starved("read", 0.97), starved("keep", 0.99, kind="sink"))
+    assert said.sentence.startswith(
+        "read sets the pace: it gives 100 items/s and waits 97% of the time for what it reads, "
+        "and everything behind it starves."
     )
 
 
@@ -190,7 +198,7 @@ def test_a_run_with_nothing_to_do_is_idle():
 
 
 def test_if_no_stage_is_full_the_fullest_is_named():
-    said = verdict(starved("read", 0.6), starved("parse", 0.4), starved("keep", 0.9, kind="sink"))
+    said = verdict(blocked("read", 0.6), starved("parse", 0.4), starved("keep", 0.9, kind="sink"))
     assert said.kind == "free"
     assert said.sentence == (
         "No stage is full: parse has the most to do, busy 60% of the time with 100 items/s."
@@ -199,7 +207,7 @@ def test_if_no_stage_is_full_the_fullest_is_named():
 
 def test_if_no_stage_is_full_but_the_machine_is_the_machine_is_named():
     said = verdict(
-        starved("read", 0.5, cpu=0.6), starved("keep", 0.4, cpu=0.6, kind="sink"), cores={HOST: 1}
+        blocked("read", 0.5, cpu=0.6), starved("keep", 0.4, cpu=0.6, kind="sink"), cores={HOST: 1}
     )
     assert said.kind == "cpu"
     assert "the replicas use 1.2 of the 1 processors of here" in said.sentence

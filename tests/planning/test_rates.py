@@ -43,10 +43,10 @@ def test_a_stage_has_the_rates_of_its_replicas_and_the_mean_of_their_times():
     assert read.occupied_ratio == pytest.approx(0.1)
 
 
-def test_an_edge_has_items_bytes_a_queue_and_the_window_of_all_its_links():
+def test_an_edge_has_items_bytes_a_queue_and_the_window_of_its_senders():
     first, _second = rates_between(picture(chain(), 100), picture(chain(), 104)).edges
     assert (first.rate_per_s, first.bytes_per_s) == (pytest.approx(100.0), pytest.approx(1000.0))
-    assert (first.queue_items, first.window_items) == (7, 2 * WINDOW_ITEMS)
+    assert (first.queue_items, first.window_items) == (7, WINDOW_ITEMS)
 
 
 def test_latency_and_processor_time_are_those_of_the_interval():

@@ -27,12 +27,12 @@ RULES: tuple[Callable[[Case], Verdict | None], ...] = (
 )
 
 
-def explain(before: Picture, after: Picture, cores: Mapping[str, int] | None = None) -> Verdict:
+def explain(before: Picture, after: Picture, cores: Mapping[str, float] | None = None) -> Verdict:
     """Why the run is as fast as it is between two pictures; cores: of the hosts, by name."""
     return verdict_of(after, rates_between(before, after), cores)
 
 
-def verdict_of(picture: Picture, rates: Rates, cores: Mapping[str, int] | None = None) -> Verdict:
+def verdict_of(picture: Picture, rates: Rates, cores: Mapping[str, float] | None = None) -> Verdict:
     """The same, where the rates are there already. picture: the newer of the two."""
     case = Case(picture, rates, cores or {})
     verdicts = (rule(case) for rule in RULES)

@@ -27,7 +27,7 @@ class Gain:
     limit: str
 
 
-def one_more(stage: StageRates, rates: Rates, cores: Mapping[str, int]) -> Gain:
+def one_more(stage: StageRates, rates: Rates, cores: Mapping[str, float]) -> Gain:
     """The gain of one more replica, if replicas share the work evenly.
 
     Any other stage goes on until it is full; more items need more processor time in proportion.

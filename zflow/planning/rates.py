@@ -25,6 +25,7 @@ from zflow.wire.picture import (
 STATES = ("busy", "starved", "blocked", "overhead")
 DOWN = "down"  # the state of a slot without a process
 _DEAD = "dead_lettered:"
+_ON_THE_WAY = ("queue", "unacked_items")  # gauges of an edge at its senders
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,13 @@ class Times:
     def counted(self) -> bool:
         """False if there are no times: the process is new, or too old to count them."""
         return any((self.busy_ratio, self.starved_ratio, self.blocked_ratio, self.overhead_ratio))
+
+    @property
+    def leading(self) -> str:
+        """The state that has most of the time; "" if nothing was counted."""
+        if not self.counted:
+            return ""
+        return max(STATES, key=lambda state: float(getattr(self, f"{state}_ratio")))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +111,7 @@ class StageRates:
 class EdgeRates:
     """One edge, over all its senders. queue_items: sent or waiting to be sent, not acknowledged.
 
-    window_items: how many of them its links may hold before the sender is blocked.
+    window_items: how many of them its senders keep before they are blocked.
     """
 
     label: str
@@ -284,7 +292,6 @@ def _replica(change: _Change) -> ReplicaRates:
 
 def _edge(edge: EdgePicture, picture: Picture, senders: list[_Change]) -> EdgeRates:
     label = edge.label
-    links = len(senders) * picture.stage(edge.target).desired
     waiting = sum(change.gauge(f"{name}:{label}") for change in senders for name in _ON_THE_WAY)
     totals = stage_totals(picture.stage(edge.source))
     return EdgeRates(
@@ -295,12 +302,9 @@ def _edge(edge: EdgePicture, picture: Picture, senders: list[_Change]) -> EdgeRa
         rate_per_s=sum(change.per_s(f"sent:{label}") for change in senders),
         bytes_per_s=sum(change.per_s(f"sent_bytes:{label}") for change in senders),
         queue_items=waiting,
-        window_items=edge.window_items * links,
+        window_items=edge.window_items * len(senders),
         dead_letters=totals.get(_DEAD + label, 0),
     )
-
-
-_ON_THE_WAY = ("queued", "unacked")
 
 
 def _mean(times: list[Times]) -> Times:

@@ -160,31 +160,37 @@ def _advice(case: Case, stage: StageRates, gain: Gain) -> tuple[str, str]:
 
 
 def source(case: Case) -> Verdict | None:
-    """Nobody else has too much to do, and a source has no time left: it sets the pace."""
-    sources = [s for s in case.rates.stages if s.kind == "source" and s.times.busy_ratio > BUSY]
-    if not sources:
+    """No other stage is full, and no source waits for room: the busiest of them sets the pace."""
+    sources = [one for one in case.rates.stages if one.kind == "source" and one.rate_per_s > 0]
+    if not sources or any(one.times.blocked_ratio > IDLE for one in sources):
         return None
-    slowest = max(sources, key=lambda one: one.times.busy_ratio)
+    first = max(sources, key=lambda one: one.times.busy_ratio)
+    does = f"is busy {first.times.busy_ratio:.0%} of the time in its own code"
+    if first.times.busy_ratio <= first.times.starved_ratio:
+        does = f"waits {first.times.starved_ratio:.0%} of the time for what it reads"
     rest = [one for one in case.rates.stages if one.kind != "source" and one.times.counted]
-    waits = "and nobody waits for room"
+    waits = "and nobody behind it makes it wait"
     if rest and all(one.times.starved_ratio > STARVED for one in rest):
         waits = "and everything behind it starves"
-    room = ""
-    fullest = max(rest, key=_occupied, default=None)
-    if fullest is not None and _occupied(fullest) > 0:
-        could = fullest.rate_per_s / _occupied(fullest)
-        room = (
-            f" The fullest stage behind it is {fullest.name}, busy {_occupied(fullest):.0%}; it "
-            f"could take about {rate(could)}."
-        )
     return Verdict(
         kind="source",
-        stage=slowest.name,
+        stage=first.name,
         sentence=(
-            f"{slowest.name} sets the pace: it gives {rate(slowest.rate_per_s)} and is busy "
-            f"{slowest.times.busy_ratio:.0%} of the time in its own code, {waits}.{room}"
+            f"{first.name} sets the pace: it gives {rate(first.rate_per_s)} and {does}, {waits}."
+            f"{_room_behind(rest)}"
         ),
-        notes=case.notes(slowest.name),
+        notes=case.notes(first.name),
+    )
+
+
+def _room_behind(stages: list[StageRates]) -> str:
+    """What the fullest of the other stages could take."""
+    fullest = max(stages, key=_occupied, default=None)
+    if fullest is None or not _occupied(fullest) or not fullest.rate_per_s:
+        return ""
+    return (
+        f" The fullest stage behind it is {fullest.name}, busy {_occupied(fullest):.0%}; it could "
+        f"take about {rate(fullest.rate_per_s / _occupied(fullest))}."
     )
 
 

@@ -33,13 +33,14 @@ class Case:
 
     picture: Picture
     rates: Rates
-    cores: Mapping[str, int]
+    cores: Mapping[str, float]
 
     def full_host(self) -> str:
         """A sentence without its end on a machine without a processor left; "" if none is known."""
         for host, used in self.rates.cpu_by_host.items():
-            if host in self.cores and used > CPUS_FULL * self.cores[host]:
-                return f"the replicas use {used:.1f} of the {self.cores[host]} processors of {host}"
+            cores = self.cores.get(host)
+            if cores and used > CPUS_FULL * cores:
+                return f"the replicas use {used:.1f} of the {cores:g} processors of {host}"
         return ""
 
     def notes(self, about: str = "") -> tuple[str, ...]:
