@@ -27,7 +27,9 @@ EVERY_S = 0.5
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until the run ends.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line on stdout.")
 def events(topology: str | None, run: str, state: Path | None, follow: bool, as_json: bool) -> None:
-    """Show what has happened in a running run: starts, deaths, moves, phases.
+    """Show what happens in a running run.
+
+    Starts, deaths, moves, phases: the newest that its coordinator remembers.
 
     \b
     Example:

@@ -31,9 +31,9 @@ from zflow.planning.processors import processors_here
 def explain(
     topology: str | None, run: str, state: Path | None, over_s: float, as_json: bool
 ) -> None:
-    """Say why a running run is as fast as it is, in one sentence.
+    """Say why a running run is as fast as it is.
 
-    It looks twice, a few seconds apart: which stage has no time left while the stages before it
+    In one sentence. It looks twice, a few seconds apart: which stage has no time left while the stages before it
     wait for room, what one more replica would give, whether one replica has the keys that come
     most, or what is broken.
 

@@ -23,7 +23,7 @@ NO_ANSWER = "no answer"
 @click.option("--topology", metavar="NAME", help="Only the runs of this topology.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line on stdout.")
 def ps(topology: str | None, as_json: bool) -> None:
-    """List the runs of this folder that are running, with their processes.
+    """List the runs of this folder that are running.
 
     replicas: those that run, of those there should be; pid: of zflow run itself.
 

@@ -39,9 +39,9 @@ OVER_S = 1.0
 def status(
     stage: str | None, topology: str | None, run: str, state: Path | None, as_json: bool
 ) -> None:
-    """Show the stages of a running run, or the replicas of one STAGE.
+    """Show what the stages of a running run do now.
 
-    Rates are those of one second: items that a stage has processed, and which share of the time
+    With STAGE: what its replicas do. Rates are those of one second: items that a stage has processed, and which share of the time
     its replicas were busy with them, blocked because nobody takes what they have, or starved. While
     a run starts it says what it waits for.
 

@@ -38,9 +38,9 @@ BAR = 20  # characters of a full queue
 @run_options
 @click.option("--once", is_flag=True, help="One frame after a second, for scripts.")
 def top(topology: str | None, run: str, state: Path | None, once: bool) -> None:
-    """Show a running run and why it is as fast as it is, drawn again every second.
+    """Watch a running run, drawn again every second.
 
-    q or Ctrl-C leaves; the run goes on.
+    The verdict of zflow explain, the stages, the edges and how full they are. q or Ctrl-C leaves; the run goes on.
 
     \b
     Example:
