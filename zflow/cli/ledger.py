@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zflow.books import EdgeBooks
-from zflow.cli.output import aligned
+from zflow.cli.output import aligned, span
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
 from zflow.paths import runs_folder
@@ -20,7 +20,7 @@ def ledger_lines(plan: Plan, result: RunResult) -> Iterator[str]:
     yield from aligned(rows, right=range(1, len(rows[0])))
     yield (
         f"{result.items:,} items in {result.seconds:.1f} s ({result.rate_per_s:,.0f}/s), "
-        f"latency p50 {_time(result.latency_p50_s)}, p99 {_time(result.latency_p99_s)}"
+        f"latency p50 {span(result.latency_p50_s)}, p99 {span(result.latency_p99_s)}"
     )
     for stage, counts in result.stages.items():
         if counts["late"]:
@@ -72,11 +72,3 @@ def _row(edge: EdgeBooks) -> tuple[str, str, str, str, str, str]:
 def _reasons(counts: dict[str, int]) -> str:
     """`3 nack, 1 reset`, or 0."""
     return ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "0"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} us"
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"

@@ -26,11 +26,16 @@ VERBS: dict[str, Verb] = {
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
     ),
+    "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
+    "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
+    "ps": Verb("zflow.cli.ps:ps", "List the runs of this folder that are running."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
     "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
+    "status": Verb("zflow.cli.status:status", "Show what the stages of a running run do now."),
+    "top": Verb("zflow.cli.top:top", "Watch a running run, drawn again every second."),
     "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
 }
 

@@ -4,20 +4,15 @@ Decides how the wish is written, and asks the run's coordinator; whether it can 
 there.
 """
 
-import os
 from pathlib import Path
 
 import click
 
+from zflow.cli.asking import asked, meant_run
 from zflow.cli.output import show_json
-from zflow.cli.stored import chosen_run, refused, run_options, runs_here
-from zflow.errors import ConfigError, Problem, Unavailable
-from zflow.net.control import ask
-from zflow.paths import RunDirectory, run_directory_of
-from zflow.state.runs import StoredRun, is_running
+from zflow.cli.stored import refused, run_options
+from zflow.errors import ConfigError, Problem
 from zflow.wire import control
-
-ANSWER_WITHIN_S = 10.0
 
 
 @click.command()
@@ -45,7 +40,12 @@ def move(
       zflow move Count 7=1 8=1
     """
     wanted = control.Move(stage, _parsed(moves))
-    moved = _asked(_chosen(topology, run, state), wanted)
+    moved = asked(
+        meant_run(topology, run, state),
+        wanted,
+        control.Moved,
+        purpose="partitions move while data flows",
+    )
     if moved.owners is None:
         raise refused(f"zflow move {stage}", moved.refusal, "see zflow state ls")
     if as_json:
@@ -53,15 +53,6 @@ def move(
         return
     for partition, slot in wanted.to.items():
         click.echo(f"partition {partition} moves to {stage}/{slot}")
-
-
-def _chosen(topology: str | None, run: str, state: Path | None) -> StoredRun:
-    """The run that is meant; if nothing says which, the only one here that is running."""
-    if topology is None and run == "last" and state is None:
-        running = [one for one in runs_here(None) if is_running(one.state)]
-        if len(running) == 1:
-            return running[0]
-    return chosen_run(topology, run, state)
 
 
 def _parsed(moves: tuple[str, ...]) -> dict[int, int]:
@@ -77,15 +68,3 @@ def _parsed(moves: tuple[str, ...]) -> dict[int, int]:
     if problems:
         raise ConfigError(problems)
     return found
-
-
-def _asked(run: StoredRun, wanted: control.Move) -> control.Moved:
-    """The coordinator's answer; raises Unavailable if the run is not there to give one."""
-    name = run.record.run_id
-    if not is_running(run.state):
-        raise Unavailable(f"run {name} is not running: partitions move while data flows")
-    place = RunDirectory(run_directory_of(run.state.root, os.environ))
-    answer = ask(place.control, wanted, within_s=ANSWER_WITHIN_S)
-    if not isinstance(answer, control.Moved):
-        raise Unavailable(f"run {name} has not answered within {ANSWER_WITHIN_S:.0f} s")
-    return answer

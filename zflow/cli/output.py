@@ -80,6 +80,15 @@ def duration(seconds: float) -> str:
     return f"{max(seconds, 0) // 1:.0f} s"
 
 
+def span(seconds: float | None) -> str:
+    """`250 us`, `3.2 ms`, `1.50 s`; `-` if there is none."""
+    if seconds is None:
+        return "-"
+    if seconds < 1e-3:
+        return f"{seconds * 1e6:.0f} us"
+    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
 def size(size_bytes: float) -> str:
     """`512 B`, `1.5 KiB`, `20.0 MiB`, ..."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -127,6 +127,9 @@ class RunLock:
         except BlockingIOError as error:
             os.close(self._descriptor)
             raise Unavailable(f"the run in {state.root} is running") from error
+        with suppress(OSError):  # a full disk: it is for people who look for the process
+            os.ftruncate(self._descriptor, 0)
+            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
         """Give it up."""
@@ -146,6 +149,14 @@ def is_running(state: StateDirectory) -> bool:
     finally:
         os.close(descriptor)
     return False
+
+
+def process_of(state: StateDirectory) -> int | None:
+    """The process that works in a state directory now; None if there is none, or it is unknown."""
+    if not is_running(state):
+        return None
+    text = (state.root / "lock").read_text().strip()
+    return int(text) if text.isdigit() else None
 
 
 def remove_run(run: StoredRun) -> None:

@@ -1,0 +1,1 @@
+"""What a running pipeline's numbers mean: rates, bottlenecks. Pure: pictures in, values out."""
