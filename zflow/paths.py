@@ -7,7 +7,7 @@ symlink, or it is refused: whoever may write there could speak to the replicas.
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,12 @@ class RunDirectory:
     def snapshot(self) -> Path:
         """The newest configuration, for replicas that start while no coordinator is there."""
         return self.root / "snapshot"
+
+    def of_slot(self, stage_number: int, slot: Slot) -> Iterator[Path]:
+        """All files of one slot that are there."""
+        for folder in ("s", "b", "o"):
+            yield from (self.root / folder).glob(f"{stage_number}-{slot.index}.*")
+        yield self.lock(slot)
 
     def hot_keys(self, stage_number: int, index: int) -> Path:
         """Which keys a slot's last process has sent most often."""

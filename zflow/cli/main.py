@@ -22,6 +22,10 @@ class Verb(NamedTuple):
 # One row per verb; the summary is kept here so that help need not import the verb.
 VERBS: dict[str, Verb] = {
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "coordinator": Verb(
+        "zflow.cli.apart:coordinator",
+        "Coordinate a run whose stages are started by hand, or by another machine.",
+    ),
     "dead": Verb(
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
@@ -49,6 +53,9 @@ VERBS: dict[str, Verb] = {
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
     "scale": Verb(
         "zflow.cli.orders:scale", "Give stages of a running run more replicas, or fewer."
+    ),
+    "stage": Verb(
+        "zflow.cli.apart:stage", "Run replicas of one stage, for a coordinator somewhere else."
     ),
     "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
     "status": Verb("zflow.cli.status:status", "Show what the stages of a running run do now."),

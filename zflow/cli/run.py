@@ -4,14 +4,13 @@ Decides how a run is shown. What happens is decided in `zflow.local`.
 """
 
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from zflow.cli.check import check_topology
+from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.screen import make_screen
 from zflow.clock import Clock
@@ -96,7 +95,7 @@ def run(
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
-    plan = _plan(target, parameters, replicas, resume, state)
+    plan = make_plan(target, parameters, replicas, resume, state)
     result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level)
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
@@ -118,7 +117,7 @@ def run_plan(
     """
     screen = make_screen(plan, quiet_stdout=as_json)
     local = LocalRun(plan, screen, Clock(), log_level=log_level.upper())
-    _let_interrupts_drain(local)
+    on_interrupts(local.drain, local.stop)
     with screen:
         result = close(local.run(timeout_s))
     if as_json:
@@ -128,7 +127,7 @@ def run_plan(
     return result
 
 
-def _plan(
+def make_plan(
     target: str,
     parameters: tuple[str, ...],
     replicas: tuple[str, ...],
@@ -175,21 +174,3 @@ def _settings(
     if problems:
         raise ConfigError(problems)
     return counts
-
-
-def _let_interrupts_drain(local: LocalRun) -> None:
-    """The first Ctrl-C (or SIGTERM, or the terminal's end) drains, the second stops."""
-    asked = 0
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            local.drain()
-        else:
-            local.stop()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, on_signal)

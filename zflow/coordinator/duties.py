@@ -25,6 +25,7 @@ class Supervised:
     heard_s: float
     placed: set[str] = field(default_factory=set)
     refusal: str = ""
+    incompatible: bool = False
 
 
 class Duties:
@@ -57,12 +58,18 @@ class Duties:
         """A supervisor says what it has; what everybody has to hear of that."""
         known = self.supervisors.get(standing.supervisor)
         if known is None:
-            known = Supervised(standing, peer, now_s, now_s, refusal=self._refusal(standing))
+            known = Supervised(standing, peer, now_s, now_s)
+            known.refusal = self._difference(standing)
+            known.incompatible = bool(known.refusal)
+            known.refusal = known.refusal or self._refusal(standing)
             self.supervisors[standing.supervisor] = known
             if standing.heard is not None and not known.refusal:
                 known.placed.update(standing.offers)  # it was there before this coordinator
         known.standing, known.peer, known.heard_s = standing, peer, now_s
         if known.refusal:
+            return []
+        if not standing.offers:
+            known.heard_s = float("-inf")  # it has said goodbye
             return []
         if standing.heard is not None:
             self._state.adopt(standing.heard)
@@ -70,19 +77,22 @@ class Duties:
         self._place(known)
         return self._learn(known)
 
-    def _refusal(self, standing: Standing) -> str:
+    def _difference(self, standing: Standing) -> str:
         for name, mine in self._versions.items():
             theirs = standing.versions.get(name, "none")
             if theirs != mine:
                 return f"this run is of {name} {mine}, the supervisor of {name} {theirs}"
-        config = self._state.config
-        if standing.run_id and standing.run_id != config.run_id:
-            return f"this is run {config.run_id}, the supervisor belongs to run {standing.run_id}"
         if standing.digest and standing.digest != self._digest:
             return (
                 f"this run has the topology {self._digest[:12]}, the supervisor "
                 f"{standing.digest[:12]}: they differ"
             )
+        return ""
+
+    def _refusal(self, standing: Standing) -> str:
+        config = self._state.config
+        if standing.run_id and standing.run_id != config.run_id:
+            return f"this is run {config.run_id}, the supervisor belongs to run {standing.run_id}"
         names = [stage.name for stage in config.stages]
         for name in standing.offers:
             if name not in names:
@@ -154,7 +164,7 @@ class Duties:
         me = self.supervisors[supervisor]
         state = self._state
         if me.refusal:
-            return Duty(epoch=state.epoch, refusal=me.refusal)
+            return Duty(epoch=state.epoch, refusal=me.refusal, incompatible=me.incompatible)
         slots = {
             slot: state.slots[slot].incarnation
             for slot, holder in self.holders.items()

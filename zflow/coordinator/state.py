@@ -55,6 +55,7 @@ class SlotView:
     """One slot as the coordinator sees it.
 
     ordered: it was added to the declared ones. leaving: it lets go of what it has, then ends.
+    ended: its process has ended in an orderly way.
     """
 
     incarnation: int = 0
@@ -62,6 +63,7 @@ class SlotView:
     report: Report | None = None
     ordered: bool = False
     leaving: bool = False
+    ended: bool = False
 
 
 class RunState:
@@ -134,10 +136,10 @@ class RunState:
         return self._update(crash)
 
     def ended(self, slot: str) -> None:
-        """An incarnation has ended in an orderly way; a slot that was leaving is gone with it."""
+        """An incarnation has ended in an orderly way, and nothing starts in its slot again."""
         view = self.slots.get(slot)
         if view is not None:
-            view.state = "finished"
+            view.state, view.ended = "finished", True
 
     def locate(self, slot: str, address: str) -> Update | None:
         """Where a slot takes messages; everybody hears of one that has come or has changed."""
@@ -321,7 +323,7 @@ class RunState:
         return self._go("bind")
 
     def _forget_left(self) -> None:
-        for name in [n for n, v in self.slots.items() if v.leaving and v.state == "finished"]:
+        for name in [n for n, v in self.slots.items() if v.leaving and v.ended]:
             del self.slots[name]
             self._addresses.pop(name, None)
 

@@ -3,7 +3,6 @@
 Decides when the run is over and how it ended. Shows it to an observer; starts no process.
 """
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,7 +18,7 @@ from zflow.local.plan import Plan
 from zflow.local.result import RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets
-from zflow.state.runs import RunLock
+from zflow.state.runs import RunFolder, RunLock
 from zflow.supervisor.attending import versions
 from zflow.supervisor.member import Death
 from zflow.wire.control import Ended
@@ -98,7 +97,7 @@ class Lead:
         plan = self._plan
         self._check()
         lock = RunLock(plan.state)
-        plan.run.make()  # not before the user's signals are ours: it is removed below
+        folder = RunFolder(plan.run)  # not before the user's signals are ours: it is left below
         sockets = Sockets()
         try:
             self._server = ControlServer(sockets, plan.run.control, *self._endpoints)
@@ -107,7 +106,7 @@ class Lead:
             result = self._result()
         finally:
             sockets.close_all()
-            shutil.rmtree(plan.run.root, ignore_errors=True)
+            folder.leave()
             lock.release()
         if plan.config.redrive:  # sending some letters again does not end the run itself
             return result
@@ -148,8 +147,7 @@ class Lead:
         if self._verdict is not None:
             return True
         state = self._coordinator.state
-        finished = all(view.state == "finished" for view in state.slots.values())
-        return state.phase == "finish" and finished
+        return state.phase == "finish" and all(view.ended for view in state.slots.values())
 
     def _judge(self, timeout_s: float | None) -> None:
         """What the user, the clock and the replicas ask for."""

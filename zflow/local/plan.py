@@ -126,6 +126,20 @@ def _stored(name: str, topology: str, base: Path, state: Path | None) -> StoredR
     return stored
 
 
+def coordinated(plan: Plan) -> Plan:
+    """The same plan for a process of its own that coordinates it: its words outrank those of any
+    before it. Raises Unavailable if that cannot be written down."""
+    path = plan.state.epoch
+    try:
+        epoch = int(path.read_text()) + 1 if path.exists() else 1
+        draft = path.with_suffix(".tmp")
+        draft.write_text(str(epoch))
+        draft.replace(path)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{path}: {error}") from error
+    return replace(plan, epoch=epoch)
+
+
 def redrive_plan(
     stored: StoredRun,
     letters: Mapping[str, Sequence[str]],

@@ -30,6 +30,24 @@ def ipc_addresses(run: RunDirectory, config: RunConfig) -> Addresses:
     return addresses
 
 
+def outward_host(coordinator: str) -> str:
+    """The address of this machine from which it reaches a coordinator; raises Unavailable.
+
+    Sends nothing: to connect a datagram socket only asks the kernel for a route.
+    """
+    host, _, port = coordinator.removeprefix("tcp://").rpartition(":")
+    try:
+        family, kind, _, _, target = socket.getaddrinfo(
+            host.strip("[]"), int(port), type=socket.SOCK_DGRAM
+        )[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(target)
+            found = str(probe.getsockname()[0])
+    except OSError as error:
+        raise Unavailable(f"{coordinator} cannot be reached: {error}; give --advertise") from error
+    return f"[{found}]" if ":" in found else found
+
+
 class TcpAddresses:
     """Of a host that others know by a name or address; IPv6 in brackets."""
 

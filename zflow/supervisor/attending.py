@@ -59,6 +59,11 @@ class Attending:
             ended=self.ended,
         )
 
+    def resign(self) -> None:
+        """From now on it offers nothing and has nothing."""
+        self._offers = {}
+        self.supervisor.hold({})
+
     def obey(self, duty: Duty) -> bool:
         """Hold the slots it names; False if the duty is an older coordinator's."""
         if self.duty is not None and duty.epoch < self.duty.epoch:

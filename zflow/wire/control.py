@@ -206,7 +206,8 @@ class Duty(msgspec.Struct, frozen=True, kw_only=True, tag="duty"):
     slots: those that are its own, and the incarnation above which theirs must be. waiting: of
     those, which may not start yet, since their peers do not know of them. restart: whose
     incarnation is to be replaced, if it is still that one. code: if it has not got it. waits_for:
-    what a run that has not begun waits for. refusal: why the supervisor is not wanted.
+    what a run that has not begun waits for. refusal: why the supervisor is not wanted;
+    incompatible: because its versions or its topology differ.
     """
 
     epoch: int
@@ -218,6 +219,7 @@ class Duty(msgspec.Struct, frozen=True, kw_only=True, tag="duty"):
     code: bytes | None = None
     waits_for: str = ""
     refusal: str = ""
+    incompatible: bool = False
     ended: Ended | None = None
 
 
