@@ -21,6 +21,9 @@ class Verb(NamedTuple):
 
 # One row per verb; the summary is kept here so that help need not import the verb.
 VERBS: dict[str, Verb] = {
+    "apply": Verb(
+        "zflow.cli.apply:apply", "Let a running run go on with another version of its topology."
+    ),
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
     "coordinator": Verb(
         "zflow.cli.apart:coordinator",
@@ -29,6 +32,10 @@ VERBS: dict[str, Verb] = {
     "dead": Verb(
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
+    ),
+    "diff": Verb(
+        "zflow.cli.apply:diff",
+        "Say what zflow apply would do: which stages it would replace, and why.",
     ),
     "down": Verb("zflow.cli.orders:down", "End a running run: drained, or now."),
     "drain": Verb(

@@ -4,54 +4,25 @@ Decides how an order is written and when it counts as done. Whether it can be do
 the run's coordinator.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-from zflow.cli.asking import asked, look, meant_run
+from zflow.cli.asking import look, meant_run
 from zflow.cli.stored import refused, run_options
-from zflow.clock import Clock, Deadline
-from zflow.errors import ConfigError, Problem, Unavailable
-from zflow.state.runs import StoredRun, is_running
-from zflow.wire.control import Answer, Down, Order, Pause, Restart, Scale
-from zflow.wire.picture import Picture, SlotCensus, StagePicture
-
-PATIENCE_S = 120.0
-LOOK_EVERY_S = 0.2
-
-wait_option = click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Return when it is done."
+from zflow.cli.waiting import (
+    LOOK_EVERY_S,
+    give,
+    incarnations,
+    not_replaced,
+    wait_option,
+    wait_until,
 )
-
-
-def _order(run: StoredRun, order: Order, where: str) -> None:
-    """Give it; raises ConfigError with the coordinator's reason if it refuses."""
-    answer = asked(run, order, Answer, purpose="there is nobody to obey; see zflow ps")
-    if answer.refusal:
-        raise refused(where, answer.refusal, "see zflow status")
-
-
-def _wait_until(run: StoredRun, done: Callable[[Picture], str]) -> None:
-    """Look until `done` has nothing left to say; raises Unavailable after PATIENCE_S.
-
-    A run that ends meanwhile has nothing left to do.
-    """
-    clock = Clock()
-    deadline = Deadline(clock, PATIENCE_S)
-    missing = ""
-    while is_running(run.state):
-        try:
-            missing = done(look(run))
-        except Unavailable:
-            if is_running(run.state):
-                raise
-            return
-        if not missing:
-            return
-        if deadline.passed():
-            raise Unavailable(f"after {PATIENCE_S:.0f} s {missing}; it goes on, see zflow status")
-        clock.sleep(LOOK_EVERY_S)
+from zflow.clock import Clock
+from zflow.errors import ConfigError, Problem
+from zflow.state.runs import StoredRun, is_running
+from zflow.wire.control import Down, Pause, Restart, Scale
+from zflow.wire.picture import Picture, StagePicture
 
 
 @click.command()
@@ -75,9 +46,9 @@ def scale(
     meant = meant_run(topology, run, state)
     wanted = _counts(wishes)
     for stage, replicas in wanted.items():
-        _order(meant, Scale(stage, replicas), f"zflow scale {stage}={replicas}")
+        give(meant, Scale(stage, replicas), f"zflow scale {stage}={replicas}")
     if wait:
-        _wait_until(meant, lambda picture: _unscaled(picture, wanted))
+        wait_until(meant, lambda picture: _unscaled(picture, wanted))
     for stage, replicas in wanted.items():
         click.echo(f"{stage}: {replicas} replica{'s' * (replicas > 1)}")
 
@@ -123,7 +94,7 @@ def pause(topology: str | None, run: str, state: Path | None) -> None:
     Example:
       zflow pause
     """
-    _order(meant_run(topology, run, state), Pause(paused=True), "zflow pause")
+    give(meant_run(topology, run, state), Pause(paused=True), "zflow pause")
     click.echo("paused: zflow resume lets the sources go on")
 
 
@@ -136,7 +107,7 @@ def resume(topology: str | None, run: str, state: Path | None) -> None:
     Example:
       zflow resume
     """
-    _order(meant_run(topology, run, state), Pause(paused=False), "zflow resume")
+    give(meant_run(topology, run, state), Pause(paused=False), "zflow resume")
     click.echo("the sources go on")
 
 
@@ -167,15 +138,11 @@ def restart(
     meant = meant_run(topology, run, state)
     before = look(meant)
     slots = [slot for text in which for slot in _slots_of(before, text)]
-    old = {s.slot: s.replica.incarnation for s in _all(before) if s.replica is not None}
-    _order(meant, Restart(slots, rolling), f"zflow restart {' '.join(which)}")
+    give(meant, Restart(slots, rolling), f"zflow restart {' '.join(which)}")
     if wait:
-        _wait_until(meant, lambda picture: _unchanged(picture, slots, old))
+        old = {slot: n for slot, n in incarnations(before).items() if slot in slots}
+        wait_until(meant, lambda picture: not_replaced(picture, old))
     click.echo(f"{'restarted' if wait else 'ordered'}: {', '.join(slots)}")
-
-
-def _all(picture: Picture) -> list[SlotCensus]:
-    return [slot for stage in picture.stages for slot in stage.slots]
 
 
 def _slots_of(picture: Picture, text: str) -> list[str]:
@@ -186,19 +153,6 @@ def _slots_of(picture: Picture, text: str) -> list[str]:
         return [text]
     fix = f"there are: {', '.join(known)}, and replicas as in {next(iter(known))}/0"
     raise refused(text, "is no stage and no replica of this run", fix)
-
-
-def _unchanged(picture: Picture, slots: list[str], old: dict[str, int]) -> str:
-    by_name = {slot.slot: slot.replica for slot in _all(picture)}
-    for slot in slots:
-        replica = by_name.get(slot)
-        if slot in by_name and (
-            replica is None
-            or replica.incarnation <= old.get(slot, 0)
-            or replica.state not in ("running", "finished")
-        ):
-            return f"{slot} has not been replaced"
-    return ""
 
 
 @click.command()
@@ -232,7 +186,7 @@ def down(topology: str | None, run: str, state: Path | None, now: bool, wait: bo
 
 
 def _end(run: StoredRun, *, now: bool, wait: bool, where: str) -> None:
-    _order(run, Down(now), where)
+    give(run, Down(now), where)
     clock = Clock()
     while wait and is_running(run.state):
         clock.sleep(LOOK_EVERY_S)

@@ -51,6 +51,7 @@ class Duties:
         self._versions = dict(versions)
         self._code = code
         self._digest = digest
+        self._digests = {digest}  # of all versions that this run has been
 
     # -- standings ---------------------------------------------------------------------------
 
@@ -82,7 +83,7 @@ class Duties:
             theirs = standing.versions.get(name, "none")
             if theirs != mine:
                 return f"this run is of {name} {mine}, the supervisor of {name} {theirs}"
-        if standing.digest and standing.digest != self._digest:
+        if standing.digest and standing.digest not in self._digests:
             return (
                 f"this run has the topology {self._digest[:12]}, the supervisor "
                 f"{standing.digest[:12]}: they differ"
@@ -156,6 +157,11 @@ class Duties:
             if me.standing.incarnations.get(slot, 0) > incarnation:
                 del self.restart[slot]
         return updates
+
+    def apply(self, code: bytes, digest: str) -> None:
+        """Another version of the topology's code."""
+        self._code, self._digest = code, digest
+        self._digests.add(digest)
 
     # -- duties ------------------------------------------------------------------------------
 

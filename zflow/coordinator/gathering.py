@@ -58,6 +58,11 @@ class Gathering:
             totals[stage] = totals.get(stage, 0) + sum(census.restarts.values())
         return totals
 
+    def applied(self, digest: str) -> None:
+        """The run is of another version now."""
+        self._digest = digest
+        self.happened("apply", f"version {digest}")
+
     def happened(self, kind: str, text: str, slot: Slot | None = None, stage: str = "") -> None:
         """Remember an event."""
         self._numbered += 1

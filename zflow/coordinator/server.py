@@ -4,6 +4,7 @@ Decides nothing itself (`state` and `duties` do). Blocks nowhere but in `wait`.
 """
 
 from collections import deque
+from collections.abc import Callable
 
 from zflow.clock import Clock
 from zflow.coordinator.duties import Duties
@@ -13,6 +14,7 @@ from zflow.ids import Slot
 from zflow.net.control import ControlServer
 from zflow.wire.control import (
     Answer,
+    Apply,
     Died,
     Down,
     Look,
@@ -35,7 +37,8 @@ LOCAL = b""  # the peer of a supervisor in this very process
 class Coordinator:
     """One thread owns it; `turn` whenever `server.wait` has returned.
 
-    forced: somebody has ordered that the run ends at once.
+    forced: somebody has ordered that the run ends at once. keep_version: stores another version
+    of the topology, for processes that start from now on.
     """
 
     def __init__(
@@ -45,6 +48,8 @@ class Coordinator:
         gathering: Gathering,
         server: ControlServer,
         clock: Clock,
+        *,
+        keep_version: Callable[[Apply], None],
     ) -> None:
         self.state = state
         self.duties = duties
@@ -53,6 +58,7 @@ class Coordinator:
         self.forced = False
         self._server = server
         self._clock = clock
+        self._keep_version = keep_version
         self._beat_due_s = 0.0
         self._to_restart: deque[str] = deque()
 
@@ -98,6 +104,8 @@ class Coordinator:
                     moves = ", ".join(f"{p} to {k}" for p, k in message.to.items())
                     self.gathering.happened("move", f"partitions {moves}", stage=message.stage)
                 return answer
+            case Apply():
+                return self._on_apply(message)
             case Scale() | Pause() | Restart() | Down():
                 return self._on_order(message)
         return None
@@ -141,6 +149,18 @@ class Coordinator:
             for slot in order.slots:
                 self._restart(slot)
         return Answer()
+
+    def _on_apply(self, order: Apply) -> Answer:
+        """Another version: its code is kept first, then processes are replaced one by one."""
+        answer, update = self.state.on_apply(order.config)
+        if not answer.refusal:
+            self._keep_version(order)
+            self.duties.apply(order.code, order.digest)
+            self._publish(update)
+            self.gathering.applied(order.digest)
+            restart = [s for s in self.state.slots if Slot.parse(s).stage in order.restart]
+            self._on_restart(Restart(restart, rolling=True))
+        return answer
 
     def _restart(self, slot: str) -> None:
         self.duties.restart[slot] = self.state.slots[slot].incarnation

@@ -17,6 +17,8 @@ state is soft: replicas and supervisors report it again.
 from collections import deque
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from zflow.coordinator.scaling import balanced
 from zflow.ids import Slot
 from zflow.protocol.keyed import owner_of
@@ -276,6 +278,20 @@ class RunState:
     def _slots_of(self, stage: str) -> list[str]:
         return [name for name in self.slots if Slot.parse(name).stage == stage]
 
+    def on_apply(self, config: RunConfig) -> tuple[Answer, Update | None]:
+        """The run is of another version from now on; who has to be replaced is not decided here."""
+        mine = self.config
+        if config.generation != mine.generation:
+            why = f"it was made for generation {config.generation}, this is {mine.generation}"
+            return Answer(f"somebody else has applied a version meanwhile: {why}"), None
+        if _skeleton(config) != _skeleton(mine):
+            return Answer("its stages or edges are others than those of this run"), None
+        refusal = self._too_late("versions change")
+        if refusal:
+            return Answer(refusal), None
+        self.config = replace(config, generation=mine.generation + 1)
+        return Answer(), self._update()
+
     def pause(self, paused: bool) -> Update | None:
         """Sources stop yielding, or go on."""
         if paused == self.paused:
@@ -441,4 +457,11 @@ class RunState:
             roster,
             self.paused,
             self.epoch,
+            self.config.generation,
         )
+
+
+def _skeleton(config: RunConfig) -> object:
+    """What all versions of a run have in common."""
+    stages = [(s.name, s.number, s.kind, s.replicas, s.partitions) for s in config.stages]
+    return config.run_id, stages, config.edges

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from zflow.clock import Clock, Deadline
-from zflow.errors import ExitCode, Unavailable
+from zflow.errors import ExitCode
 from zflow.ids import Slot
 from zflow.local.lead import TURN_S, Lead
 from zflow.local.relay import Relay
 from zflow.net.control import ControlClient
 from zflow.net.sockets import Sockets
 from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
-from zflow.state.runs import RunFolder, RunRecord, write_record
+from zflow.state.runs import RunFolder, RunRecord, write_private, write_record
 from zflow.supervisor.addresses import TcpAddresses, ipc_addresses, outward_host
 from zflow.supervisor.attending import Attending, versions
 from zflow.supervisor.census import HOST
@@ -178,7 +178,7 @@ class StageRun:
         self._run_directory = run_directory(self._state.root, self._environment)
         self._folder = RunFolder(self._run_directory)
         if duty.code is not None and config.target.path:
-            _write(self._state.code, duty.code)
+            write_private(self._state.code, duty.code)
         if not self._state.record.exists():  # a machine without the coordinator's own
             write_record(self._state, self._record(config, duty.digest))
 
@@ -240,6 +240,9 @@ class StageRun:
         if duty.refusal:
             self._verdict = _refused(duty)
             return
+        if duty.code is not None and duty.digest != self._digest:
+            write_private(self._state.code, duty.code)
+            self._digest = duty.digest
         if not self._attending.obey(duty):
             return
         self._keep(duty.snapshot)
@@ -259,7 +262,7 @@ class StageRun:
         if snapshot is None or snapshot == self._snapshot:
             return
         self._snapshot = snapshot
-        _write(self._run_directory.snapshot, control.encode(snapshot))
+        write_private(self._run_directory.snapshot, control.encode(snapshot))
 
     def _handle_deaths(self) -> None:
         for death in self._supervisor.reap():
@@ -315,17 +318,6 @@ class StageRun:
 def _refused(duty: control.Duty) -> tuple[int, str]:
     code = ExitCode.INCOMPATIBLE if duty.incompatible else ExitCode.USAGE
     return code, f"the coordinator refuses: {duty.refusal}"
-
-
-def _write(path: Path, raw: bytes) -> None:
-    """Atomically, since other stages of the run may do the same; raises Unavailable."""
-    draft = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        draft.write_bytes(raw)
-        draft.chmod(0o600)
-        draft.replace(path)
-    except OSError as error:
-        raise Unavailable(f"{path}: {error.strerror}") from error
 
 
 def _clear(run: RunDirectory, supervisor: Supervisor) -> None:

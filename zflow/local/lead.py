@@ -18,10 +18,10 @@ from zflow.local.plan import Plan
 from zflow.local.result import RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets
-from zflow.state.runs import RunFolder, RunLock
+from zflow.state.runs import RunFolder, RunLock, write_private, write_record
 from zflow.supervisor.attending import versions
 from zflow.supervisor.member import Death
-from zflow.wire.control import Ended
+from zflow.wire.control import Apply, Ended
 from zflow.wire.picture import StagePicture, added, totals_of
 
 TURN_S = 0.05
@@ -126,7 +126,20 @@ class Lead:
             digest=plan.stored.record.digest,
         )
         gathering = Gathering(state, plan.stored.record.digest, self._clock)
-        return Coordinator(state, duties, gathering, self._server, self._clock)
+        return Coordinator(
+            state, duties, gathering, self._server, self._clock, keep_version=self._keep_version
+        )
+
+    def _keep_version(self, order: Apply) -> None:
+        """Replicas that start from now on load it, and so does a resumed run."""
+        stored = self._plan.stored
+        if order.config.target.path:
+            write_private(self._plan.state.code, order.code)
+        record = replace(
+            stored.record, digest=order.digest, parameters=list(order.config.parameters)
+        )
+        write_record(stored.state, record)
+        self._plan = replace(self._plan, stored=replace(stored, record=record))
 
     def _check(self) -> None:
         """Refuse what cannot work here, before anything is made."""

@@ -13,6 +13,7 @@ from msgspec.structs import replace as renewed
 
 from zflow.clock import Clock
 from zflow.config import parse_parameters
+from zflow.declared.changes import Changes, changes
 from zflow.declared.model import Declared, EdgeDecl
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
@@ -138,6 +139,39 @@ def coordinated(plan: Plan) -> Plan:
     except (OSError, ValueError) as error:
         raise Unavailable(f"{path}: {error}") from error
     return replace(plan, epoch=epoch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextVersion:
+    """What a running run would become. changes: to its stages; config: of generation 1."""
+
+    changes: Changes
+    config: RunConfig
+
+
+def next_version(
+    stored: StoredRun,
+    loaded: Loaded,
+    parameters: Sequence[str],
+    environment: Mapping[str, str],
+) -> NextVersion:
+    """Of a run, with another version of its topology, which has been checked.
+
+    parameters: that take the place of those it has; raises ConfigError if they do not fit.
+    """
+    old, new = load_stored(stored).topology.declared(), loaded.topology.declared()
+    texts = [*stored.record.parameters, *parameters]
+    before = parse_parameters(old, stored.record.parameters)
+    after = parse_parameters(new, texts)
+    stages = [stage.name for stage in new.stages]
+    changed = frozenset(name for name in stages if before.get(name, {}) != after.get(name, {}))
+    record = replace(stored.record, parameters=texts)
+    counts = dict(_counts(record.replicas))
+    for stage in old.stages:  # its partitions were spread over so many
+        counts.setdefault(stage.name, stage.options.replicas)
+    renamed = StoredRun(record=record, state=stored.state)
+    plan = _plan(new, renamed, counts, environment, resumed=True)
+    return NextVersion(changes=changes(old, new, changed), config=plan.config)
 
 
 def redrive_plan(

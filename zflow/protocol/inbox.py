@@ -219,6 +219,7 @@ class Inbox:
         expected: Iterable[LinkKey] = (),
     ) -> None:
         self.settings = settings
+        self.generation = settings.generation  # rises while this process lives
         self.expected = set(expected)
         self.draining = False
         self.window = Window(max_items=settings.window_items)
@@ -286,7 +287,7 @@ class Inbox:
             return "not_mine", 0
         if frame.codec != mine.codec:
             return "codec", 0
-        if frame.generation > mine.generation:
+        if frame.generation > self.generation:
             return "generation", 0
         if self.draining:
             return "draining", 0

@@ -372,6 +372,7 @@ class Replica:
             self._learn(message.owners, message.rosters)
         self._epoch = message.epoch
         self._update = message.number
+        self._learn_generation(message)
         self._concluding |= message.concluding == self.place.stage.name
         self._phase = max(self._phase, PHASE[message.phase])
         self._probe = max(self._probe, message.probe)
@@ -415,6 +416,14 @@ class Replica:
         with self._reactor.lock:
             self._core.resize(roster.stage, roster.generation, roster.names(), self._clock.now_s())
         self._leave_if_left()
+
+    def _learn_generation(self, message: control.Update | control.Snapshot) -> None:
+        """Peers of a newer version say HELLO with its generation; they are refused until now."""
+        update = isinstance(message, control.Update)
+        generation = message.generation if update else message.config.generation
+        with self._reactor.lock:
+            inbox = self._core.inbox
+            inbox.generation = max(inbox.generation, generation)
 
     def _leave_if_left(self) -> None:
         """This slot is not one of its stage's any more."""

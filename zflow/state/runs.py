@@ -113,6 +113,17 @@ def find_run(folder: Path, name: str) -> StoredRun:
     )
 
 
+def write_private(path: Path, raw: bytes) -> None:
+    """Atomically, since several processes of a run may do the same; raises Unavailable."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(raw)
+        draft.chmod(0o600)
+        draft.replace(path)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+
+
 class RunFolder:
     """The use of a run directory by a process; stages of one run on one machine share it.
 

@@ -70,6 +70,8 @@ class Attending:
             self.stale_duties += 1
             return False
         self.duty = duty
+        if duty.snapshot is not None:
+            self.supervisor.configure(duty.snapshot.config)
         self.supervisor.hold(duty.slots, duty.restart, duty.waiting)
         return True
 

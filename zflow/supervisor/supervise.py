@@ -71,6 +71,13 @@ class Supervisor:
             "PYTHONHASHSEED": str(zlib.crc32(config.run_id.encode())),
         }
 
+    def configure(self, config: RunConfig) -> None:
+        """The run is of another version: what is started and judged from now on."""
+        if config != self._config:
+            self._config = config
+            for member in self.members.values():
+                member.stage = config.stage(member.slot.stage)
+
     # -- slots -------------------------------------------------------------------------------
 
     def hold(

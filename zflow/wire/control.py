@@ -148,6 +148,7 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
 
     concluding: the durable stage whose turn it is to run `finish`, once all before it is settled.
     epoch: rises with every process that coordinates the run; words of an older one do not count.
+    generation: of the configuration.
     """
 
     number: int
@@ -159,6 +160,7 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     roster: Roster | None = None
     paused: bool = False
     epoch: int = 1
+    generation: int = 1
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, tag="standing"):
@@ -264,6 +266,19 @@ class Down(msgspec.Struct, frozen=True, tag="down"):
     now: bool
 
 
+class Apply(msgspec.Struct, frozen=True, tag="apply"):
+    """Operator -> coordinator: from now on the run is of this version of its topology.
+
+    config: with the generation that it replaces. code: of the topology's file. restart: the
+    stages whose processes have to be replaced for it.
+    """
+
+    config: RunConfig
+    code: bytes
+    digest: str
+    restart: list[str]
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """Coordinator -> operator: ordered, or why not."""
 
@@ -274,7 +289,7 @@ class Look(msgspec.Struct, frozen=True, tag="look"):
     """Somebody who wants to see the run -> coordinator; answered with the newest Picture."""
 
 
-Order = Move | Scale | Pause | Restart | Down
+Order = Move | Scale | Pause | Restart | Down | Apply
 Message = (
     Register
     | Report
