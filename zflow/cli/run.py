@@ -12,7 +12,8 @@ import click
 from zflow.cli.check import check_topology
 from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
-from zflow.cli.screen import make_screen
+from zflow.cli.reload import Reloader
+from zflow.cli.screen import PlainScreen, make_screen
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
 from zflow.declared.model import Declared
@@ -55,6 +56,9 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
     metavar="S",
     help="Stop after that many seconds, with exit code 4.",
 )
+@click.option(
+    "--reload", is_flag=True, help="Apply every change of the topology's file while it runs."
+)
 @click.option("--fail-on-dead", is_flag=True, help="Exit with 1 if any item became a dead letter.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
@@ -74,6 +78,7 @@ def run(
     resume: str | None,
     state: Path | None,
     timeout_s: float | None,
+    reload: bool,
     fail_on_dead: bool,
     as_json: bool,
     log_level: str,
@@ -96,7 +101,9 @@ def run(
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
     plan = make_plan(target, parameters, replicas, resume, state)
-    result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level)
+    result = run_plan(
+        plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, reload=reload
+    )
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -109,6 +116,7 @@ def run_plan(
     as_json: bool,
     timeout_s: float | None = None,
     log_level: str = "WARNING",
+    reload: bool = False,
     close: Callable[[RunResult], RunResult] = lambda result: result,
 ) -> RunResult:
     """Run a plan in the foreground and show its ledger. Blocks until the end.
@@ -116,7 +124,13 @@ def run_plan(
     close: called with the result before it is shown, and gives the one to show.
     """
     screen = make_screen(plan, quiet_stdout=as_json)
-    local = LocalRun(plan, screen, Clock(), log_level=log_level.upper())
+    local = LocalRun(
+        plan,
+        screen,
+        Clock(),
+        log_level=log_level.upper(),
+        each_turn=_reloader(plan, screen) if reload else lambda _lead: None,
+    )
     on_interrupts(local.drain, local.stop)
     with screen:
         result = close(local.run(timeout_s))
@@ -125,6 +139,13 @@ def run_plan(
     else:
         screen.show_result(result)
     return result
+
+
+def _reloader(plan: Plan, screen: PlainScreen) -> Reloader:
+    record = plan.stored.record
+    if record.path is None:
+        raise click.UsageError("--reload watches a topology's file, and this one is a module")
+    return Reloader(record.target, Path(record.path), Clock(), screen.say)
 
 
 def make_plan(

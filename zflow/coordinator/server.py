@@ -105,7 +105,7 @@ class Coordinator:
                     self.gathering.happened("move", f"partitions {moves}", stage=message.stage)
                 return answer
             case Apply():
-                return self._on_apply(message)
+                return self.apply(message)
             case Scale() | Pause() | Restart() | Down():
                 return self._on_order(message)
         return None
@@ -150,7 +150,7 @@ class Coordinator:
                 self._restart(slot)
         return Answer()
 
-    def _on_apply(self, order: Apply) -> Answer:
+    def apply(self, order: Apply) -> Answer:
         """Another version: its code is kept first, then processes are replaced one by one."""
         answer, update = self.state.on_apply(order.config)
         if not answer.refusal:

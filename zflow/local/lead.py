@@ -3,9 +3,11 @@
 Decides when the run is over and how it ended. Shows it to an observer; starts no process.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+from msgspec.structs import replace as renewed
 
 from zflow.clock import Clock
 from zflow.coordinator.duties import Duties
@@ -18,10 +20,10 @@ from zflow.local.plan import Plan
 from zflow.local.result import RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
 from zflow.net.sockets import Sockets
-from zflow.state.runs import RunFolder, RunLock, write_private, write_record
+from zflow.state.runs import RunFolder, RunLock, StoredRun, write_private, write_record
 from zflow.supervisor.attending import versions
 from zflow.supervisor.member import Death
-from zflow.wire.control import Apply, Ended
+from zflow.wire.control import Apply, Ended, RunConfig
 from zflow.wire.picture import StagePicture, added, totals_of
 
 TURN_S = 0.05
@@ -66,16 +68,24 @@ class Observer(Protocol):
 class Lead:
     """Coordinates a plan to its end. `drain` and `stop` may be called from a signal handler.
 
-    endpoints: where the coordinator answers, beside the run directory.
+    endpoints: where the coordinator answers, beside the run directory. each_turn: called with this
+    run between two turns, and may give it orders.
     """
 
     def __init__(
-        self, plan: Plan, observer: Observer, clock: Clock, *, endpoints: tuple[str, ...] = ()
+        self,
+        plan: Plan,
+        observer: Observer,
+        clock: Clock,
+        *,
+        endpoints: tuple[str, ...] = (),
+        each_turn: Callable[["Lead"], None] = lambda _lead: None,
     ) -> None:
         self._plan = plan
         self._observer = observer
         self._clock = clock
         self._endpoints = endpoints
+        self._each_turn = each_turn
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
@@ -91,6 +101,17 @@ class Lead:
     def stop(self) -> None:
         """End everything now; `--resume` continues."""
         self._stop_asked = True
+
+    @property
+    def stored(self) -> StoredRun:
+        """The run as it is now on disk."""
+        return self._plan.stored
+
+    def apply(self, version: RunConfig, code: bytes, digest: str, restart: list[str]) -> str:
+        """Go on with another version of the topology; why not, or empty. From `each_turn`."""
+        generation = self._coordinator.state.config.generation
+        config = renewed(version, generation=generation)
+        return self._coordinator.apply(Apply(config, code, digest, restart)).refusal
 
     def run(self, timeout_s: float | None = None) -> RunResult:
         """Blocks until the run is over; raises Unavailable if it cannot start."""
@@ -195,6 +216,7 @@ class Lead:
     # -- showing -----------------------------------------------------------------------------
 
     def _show(self) -> None:
+        self._each_turn(self)
         phase = self._coordinator.state.phase
         if phase != self._phase:
             self._phase = phase

@@ -1,5 +1,7 @@
 """One run on this machine: coordinator and supervisor in one loop, in the foreground."""
 
+from collections.abc import Callable
+
 from zflow.clock import Clock
 from zflow.local.lead import PROGRESS_S, Lead, Observer
 from zflow.local.plan import Plan
@@ -19,9 +21,15 @@ class LocalRun(Lead):
     """Runs a plan to its end, every replica a child of this process."""
 
     def __init__(
-        self, plan: Plan, observer: Observer, clock: Clock, *, log_level: str = "WARNING"
+        self,
+        plan: Plan,
+        observer: Observer,
+        clock: Clock,
+        *,
+        log_level: str = "WARNING",
+        each_turn: Callable[[Lead], None] = lambda _lead: None,
     ) -> None:
-        super().__init__(plan, observer, clock)
+        super().__init__(plan, observer, clock, each_turn=each_turn)
         self._log_level = log_level
         self._attended_s = 0.0
         self._attended_number = -1

@@ -419,8 +419,10 @@ class Replica:
 
     def _learn_generation(self, message: control.Update | control.Snapshot) -> None:
         """Peers of a newer version say HELLO with its generation; they are refused until now."""
-        update = isinstance(message, control.Update)
-        generation = message.generation if update else message.config.generation
+        if isinstance(message, control.Update):
+            generation = message.generation
+        else:
+            generation = message.config.generation
         with self._reactor.lock:
             inbox = self._core.inbox
             inbox.generation = max(inbox.generation, generation)
