@@ -147,6 +147,11 @@ class StateDirectory:
         return self.root / "epoch"
 
     @property
+    def stores(self) -> Path:
+        """In which state directory each source and durable stage keeps what it has, as JSON."""
+        return self.root / "stores.json"
+
+    @property
     def record(self) -> Path:
         """What the run is and how it ended, as JSON."""
         return self.root / "run.json"

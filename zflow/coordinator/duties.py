@@ -32,7 +32,8 @@ class Duties:
     """Of one run. One thread owns it.
 
     versions: of zflow, Python and the protocol, which all processes of a run share. code: the
-    source of the topology's file, digest: its name.
+    source of the topology's file, digest: its name. stores: where sources and durable stages keep
+    what they must not lose, by stage; filled here, and kept by whoever made it.
     """
 
     def __init__(
@@ -42,10 +43,12 @@ class Duties:
         versions: Mapping[str, str],
         code: bytes,
         digest: str,
+        stores: dict[str, str],
     ) -> None:
         self.supervisors: dict[str, Supervised] = {}
         self.holders: dict[str, str] = {}  # slot -> supervisor
         self.ended: Ended | None = None
+        self.stores = stores
         self.restart: dict[str, int] = {}  # slot -> the incarnation that is to be replaced
         self._state = state
         self._versions = dict(versions)
@@ -74,6 +77,9 @@ class Duties:
             return []
         if standing.heard is not None:
             self._state.adopt(standing.heard)
+        known.refusal = self._elsewhere(standing)
+        if known.refusal:
+            return []
         self._keep(known)
         self._place(known)
         return self._learn(known)
@@ -100,6 +106,21 @@ class Duties:
                 return f"there is no stage '{name}'; this run has: {', '.join(names)}"
         return ""
 
+    def _elsewhere(self, standing: Standing) -> str:
+        """What a stage has stored lies in one place: it cannot go on without it."""
+        for stage in filter(self._stores, standing.offers):
+            store = self.stores.get(stage, standing.store)
+            if standing.store and store != standing.store:
+                return (
+                    f"{stage} keeps what it has in {store}, and this is {standing.store}: "
+                    "start it there, or give --state"
+                )
+        return ""
+
+    def _stores(self, stage: str) -> bool:
+        config = self._state.config.stage(stage)
+        return config.kind == "source" or bool(config.partitions)
+
     def _keep(self, me: Supervised) -> None:
         """What it has already is its own, unless another one that is heard has it."""
         for slot in me.standing.addresses:
@@ -109,6 +130,10 @@ class Duties:
     def _place(self, me: Supervised) -> None:
         """Slots that nobody has, as far as its offer goes."""
         for stage, offered in me.standing.offers.items():
+            if self._stores(stage):
+                if not me.standing.store:
+                    continue  # its next word names it
+                self.stores.setdefault(stage, me.standing.store)
             mine = sum(
                 holder == me.standing.supervisor and Slot.parse(slot).stage == stage
                 for slot, holder in self.holders.items()

@@ -162,7 +162,13 @@ class StageRun:
         )
         offers = {self._wish.stage: self._wish.replicas}
         run_id = snapshot.config.run_id
-        self._attending = Attending(self._name, self._supervisor, offers, run_id)
+        self._attending = Attending(
+            self._name,
+            self._supervisor,
+            offers,
+            run_id=run_id,
+            store=f"{HOST}:{self._state.root}",
+        )
         self._digest = duty.digest
         self._relay = Relay(self._observer.on_line)
         try:

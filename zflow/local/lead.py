@@ -3,6 +3,7 @@
 Decides when the run is over and how it ended. Shows it to an observer; starts no process.
 """
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -91,6 +92,7 @@ class Lead:
         self._verdict: tuple[ExitCode, str] | None = None
         self._phase = ""
         self._waits_for = ""
+        self._stores = dict(plan.stores)
         self._began_s = clock.now_s()
         self._progress_due_s = 0.0
 
@@ -145,6 +147,7 @@ class Lead:
             versions=versions(),
             code=plan.state.code.read_bytes() if plan.config.target.path else b"",
             digest=plan.stored.record.digest,
+            stores=plan.stores,
         )
         gathering = Gathering(state, plan.stored.record.digest, self._clock)
         return Coordinator(
@@ -222,6 +225,9 @@ class Lead:
             self._phase = phase
             self._coordinator.gathering.happened("phase", phase)
             self._observer.on_phase(phase)
+        if self._coordinator.duties.stores != self._stores:
+            self._stores = dict(self._coordinator.duties.stores)
+            write_private(self._plan.state.stores, json.dumps(self._stores).encode())
         waits_for = self._coordinator.duties.waits_for()
         if waits_for != self._waits_for:
             self._waits_for = waits_for

@@ -3,9 +3,10 @@
 Decides names, numbers and snapshots. Starts no process and opens no socket.
 """
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from zflow.state.runs import (
     read_run,
     remove_run,
     superseded,
+    write_private,
     write_record,
 )
 from zflow.wire.control import REDRIVE, EdgeConfig, RunConfig, StageConfig, TargetConfig
@@ -43,6 +45,7 @@ class Plan:
     stored: StoredRun
     resumed: bool
     epoch: int = 1  # of the process that coordinates it
+    stores: dict[str, str] = field(default_factory=dict)  # by stage; see `coordinator.duties`
 
 
 def new_plan(
@@ -130,15 +133,14 @@ def _stored(name: str, topology: str, base: Path, state: Path | None) -> StoredR
 def coordinated(plan: Plan) -> Plan:
     """The same plan for a process of its own that coordinates it: its words outrank those of any
     before it. Raises Unavailable if that cannot be written down."""
-    path = plan.state.epoch
+    path, stores = plan.state.epoch, plan.state.stores
     try:
         epoch = int(path.read_text()) + 1 if path.exists() else 1
-        draft = path.with_suffix(".tmp")
-        draft.write_text(str(epoch))
-        draft.replace(path)
+        known = json.loads(stores.read_text()) if stores.exists() else {}
     except (OSError, ValueError) as error:
-        raise Unavailable(f"{path}: {error}") from error
-    return replace(plan, epoch=epoch)
+        raise Unavailable(f"{plan.state.root}: {error}") from error
+    write_private(path, str(epoch).encode())
+    return replace(plan, epoch=epoch, stores=known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

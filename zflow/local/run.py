@@ -9,6 +9,7 @@ from zflow.local.relay import Relay
 from zflow.net.sockets import check_fds
 from zflow.supervisor.addresses import ipc_addresses
 from zflow.supervisor.attending import Attending
+from zflow.supervisor.census import HOST
 from zflow.supervisor.member import Death, Posts
 from zflow.supervisor.supervise import Supervisor
 from zflow.wire.control import Duty
@@ -54,7 +55,13 @@ class LocalRun(Lead):
             unwatch=self._server.unwatch,
         )
         offers = dict.fromkeys(stage.name for stage in plan.config.stages)
-        self._attending = Attending(SUPERVISOR, self._supervisor, offers, plan.config.run_id)
+        self._attending = Attending(
+            SUPERVISOR,
+            self._supervisor,
+            offers,
+            run_id=plan.config.run_id,
+            store=f"{HOST}:{plan.state.root}",
+        )
         self._relay = Relay(self._observer.on_line)
         try:
             self._loop(timeout_s)

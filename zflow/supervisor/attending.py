@@ -27,7 +27,13 @@ class Attending:
     """Of one supervisor. offers: how many replicas of which stage; None: as many as wanted."""
 
     def __init__(
-        self, name: str, supervisor: Supervisor, offers: Mapping[str, int | None], run_id: str
+        self,
+        name: str,
+        supervisor: Supervisor,
+        offers: Mapping[str, int | None],
+        *,
+        run_id: str,
+        store: str,
     ) -> None:
         self.name = name
         self.supervisor = supervisor
@@ -36,6 +42,7 @@ class Attending:
         self.ended = False
         self._offers = dict(offers)
         self._run_id = run_id
+        self._store = store
 
     def standing(
         self, states: Mapping[str, str], *, heard: Snapshot | None = None, digest: str = ""
@@ -56,6 +63,7 @@ class Attending:
             heard=heard,
             run_id=self._run_id,
             digest=digest,
+            store=self._store,
             ended=self.ended,
         )
 

@@ -169,7 +169,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, tag="standing"):
     offers: how many replicas of which stage it would run; None: as many as it is asked for.
     addresses: where its slots take messages. incarnations: the newest of each. finished: slots
     that have ended in an orderly way. looping: why it gives a slot up. heard: the newest snapshot,
-    for a coordinator that knows less. digest: of the code that it has. ended: it knows the end.
+    for a coordinator that knows less. digest: of the code that it has. store: the name of its state
+    directory, empty before there is one. ended: it knows the end.
     """
 
     supervisor: str
@@ -184,6 +185,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True, tag="standing"):
     heard: Snapshot | None = None
     run_id: str = ""
     digest: str = ""
+    store: str = ""
     ended: bool = False
 
 
