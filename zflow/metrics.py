@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 PREFIX = "zflow_"
 USER_PREFIX = "zflow_user_"  # before the names that stages give their own counters
+USER_KEY = "user:"  # before the same names, where a replica counts them
 GONE = "gone"  # the replica of what slots that are no longer there have counted
 OTHER = "other"  # the label value of all that is beyond a cap
 
