@@ -1,11 +1,14 @@
 """The thread that serves HTTP beside the coordinator's loop.
 
-Decides when it starts: not before the run has begun, since loading a web server takes as long as
-starting a replica. Never installs a signal handler and never blocks the loop.
+Decides when it starts: not before the run has begun, and with the first request, since loading a
+web server takes as long as starting a replica. Never installs a signal handler, and never blocks
+the loop.
 """
 
 import asyncio
 import logging
+import os
+import select
 import socket
 import threading
 from typing import TYPE_CHECKING
@@ -38,9 +41,10 @@ class WebServer:
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
         self._stopping = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
 
     def start(self) -> None:
-        """Load and serve, in a thread of its own; returns at once."""
+        """Serve from the first request on, in a thread of its own; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="zflow-http", daemon=True)
             self._thread.start()
@@ -54,17 +58,23 @@ class WebServer:
             self.start()
 
     def stop(self) -> None:
-        """End streams and serve no more. Blocks for at most STOP_S, and not for its loading."""
+        """End streams and serve no more. Blocks for at most STOP_S."""
         self._stopping = True
+        os.eventfd_write(self._wake, 1)
         if self._board is not None:
             self._board.closing = True
-        server, thread = self._server, self._thread
-        if server is not None and thread is not None:
-            server.should_exit = server.force_exit = True
-            thread.join(STOP_S)
-        self._socket.close()
+        if self._server is not None:
+            self._server.should_exit = self._server.force_exit = True
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+        if self._thread is None or not self._thread.is_alive():
+            self._socket.close()
+            os.close(self._wake)
 
     def _serve(self) -> None:
+        select.select([self._socket.fileno(), self._wake], [], [])
+        if self._stopping:
+            return
         try:
             self._run()
         except Exception:  # noqa: BLE001 - the run goes on without its page
