@@ -8,16 +8,19 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zflow.clock import Clock
 from zflow.paths import RunDirectory
-from zflow.state.blackbox import BlackBox
+from zflow.state.blackbox import BlackBox, Names
 from zflow.supervisor import supervise as module
 from zflow.supervisor.addresses import ipc_addresses
+from zflow.supervisor.census import census_of
 from zflow.supervisor.member import Posts
 from zflow.supervisor.supervise import BARE_DEATH, CRASH_LOOP, WHOLE_DEATH, Supervisor
 from zflow.wire.control import RunConfig, StageConfig, TargetConfig
+from zflow.wire.picture import totals_of
 from zflow.wire.run import OSEQ, Run
 
 WITHIN_S = 10.0
@@ -96,7 +99,7 @@ class Children:
     def black_box(self, *, runs=(), alone=False, processed=0, finished=0, started_ns=1):
         """What the child of the newest incarnation would have left."""
         path = self.run.black_box(3, 0, self.member.incarnation)
-        box = BlackBox(path, ["processed", "finished"])
+        box = BlackBox(path, Names(counters=["processed", "finished"]))
         if runs:
             box.enter(list(runs), alone=alone, now_ns=started_ns)
         box.count([processed, finished])
@@ -356,3 +359,20 @@ def test_killing_all_waits_until_all_are_gone(children):
     made.supervisor.kill_all()
     assert [death.cause for death in made.supervisor.reap()] == ["stopped"] * 3
     assert made.watched == []
+
+
+def test_a_child_that_has_ended_and_is_not_reaped_has_lost_no_count_in_a_census(
+    children, monkeypatch
+):
+    def refuse(pid):
+        raise psutil.ZombieProcess(pid)
+
+    made = children()
+    made.script("exit 3")
+    made.supervisor.start_due()
+    made.black_box(processed=5)
+    census_of(made.supervisor, {})
+    monkeypatch.setattr(psutil, "Process", refuse)
+    (seen,) = census_of(made.supervisor, {}).slots
+    assert seen.replica is None
+    assert totals_of(seen)["processed"] == 5

@@ -12,6 +12,7 @@ from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json
 from zflow.cli.run import LOG_LEVELS, make_plan
 from zflow.cli.screen import make_screen
+from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.local.apart import CoordinatorRun, StageRun, Wish
@@ -40,6 +41,7 @@ from zflow.supervisor.member import Death
     help="Where the run is kept  [default: .zflow/TOPOLOGY/RUN]",
 )
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S")
+@http_option
 @click.option("--json", "as_json", is_flag=True, help="The ledger as one object on stdout.")
 @click.pass_context
 def coordinator(
@@ -51,6 +53,7 @@ def coordinator(
     resume: str | None,
     state: Path | None,
     timeout_s: float | None,
+    http: str | None,
     as_json: bool,
 ) -> None:
     """Coordinate a run whose stages are started by hand, or by another machine.
@@ -64,13 +67,16 @@ def coordinator(
       zflow coordinator topologies/wordcount.py --bind ipc:///tmp/words -p files.folder=src
       zflow stage words --coordinator ipc:///tmp/words --replicas 2
     """
-    plan = coordinated(make_plan(target, parameters, replicas, resume, state))
-    screen = make_screen(plan, quiet_stdout=as_json)
-    lead = CoordinatorRun(plan, screen, Clock(), endpoints=(bind,))
-    on_interrupts(lead.drain, lead.stop)
-    with screen:
-        screen.say(f"zflow: run {plan.config.run_id} is coordinated at {bind}")
-        result = lead.run(timeout_s)
+    with open_web(http) as web:
+        plan = coordinated(make_plan(target, parameters, replicas, resume, state))
+        screen = make_screen(plan, quiet_stdout=as_json)
+        lead = CoordinatorRun(plan, screen, Clock(), endpoints=(bind,), web=web)
+        on_interrupts(lead.drain, lead.stop)
+        with screen:
+            screen.say(f"zflow: run {plan.config.run_id} is coordinated at {bind}")
+            if web is not None:
+                screen.say(f"zflow: metrics on http://{web.address}/metrics")
+            result = lead.run(timeout_s)
     if as_json:
         show_json(result.as_data())
     else:

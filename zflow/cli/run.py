@@ -14,8 +14,10 @@ from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.reload import Reloader
 from zflow.cli.screen import PlainScreen, make_screen
+from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
+from zflow.coordinator.web.server import WebServer
 from zflow.declared.model import Declared
 from zflow.errors import ConfigError, Problem
 from zflow.loader import load
@@ -59,6 +61,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 @click.option(
     "--reload", is_flag=True, help="Apply every change of the topology's file while it runs."
 )
+@http_option
 @click.option("--fail-on-dead", is_flag=True, help="Exit with 1 if any item became a dead letter.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
@@ -82,6 +85,7 @@ def run(
     fail_on_dead: bool,
     as_json: bool,
     log_level: str,
+    http: str | None,
 ) -> None:
     """Run a topology on this machine, in the foreground.
 
@@ -94,16 +98,15 @@ def run(
     Example:
       zflow run topologies/codebase.py -p files.folder=src -r parse=4
       zflow run topologies/orders.py --json > ledger.json
-      zflow run topologies/orders.py --resume last
+      zflow run topologies/orders.py --resume last --http 0.0.0.0:9464
 
     \b
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
-    plan = make_plan(target, parameters, replicas, resume, state)
-    result = run_plan(
-        plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, reload=reload
-    )
+    with open_web(http) as web:  # before the run is written down, which it may prevent
+        plan = make_plan(target, parameters, replicas, resume, state)
+        result = run_plan(plan, as_json, timeout_s, log_level, reload=reload, web=web)
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -112,15 +115,17 @@ def run(
 
 def run_plan(
     plan: Plan,
-    *,
     as_json: bool,
     timeout_s: float | None = None,
     log_level: str = "WARNING",
+    *,
     reload: bool = False,
+    web: WebServer | None = None,
     close: Callable[[RunResult], RunResult] = lambda result: result,
 ) -> RunResult:
     """Run a plan in the foreground and show its ledger. Blocks until the end.
 
+    web: shows the run to others.
     close: called with the result before it is shown, and gives the one to show.
     """
     screen = make_screen(plan, quiet_stdout=as_json)
@@ -129,10 +134,13 @@ def run_plan(
         screen,
         Clock(),
         log_level=log_level.upper(),
+        web=web,
         each_turn=_reloader(plan, screen) if reload else lambda _lead: None,
     )
     on_interrupts(local.drain, local.stop)
     with screen:
+        if web is not None:
+            screen.say(f"zflow: metrics on http://{web.address}/metrics")
         result = close(local.run(timeout_s))
     if as_json:
         show_json(result.as_data())

@@ -21,6 +21,7 @@ from zflow.wire.picture import (
     StagePicture,
     Totals,
     added,
+    restarts_of,
     totals_of,
 )
 
@@ -134,7 +135,7 @@ class Gathering:
         """Of slots that are no longer there."""
         return added(
             *(
-                totals_of(census)
+                added(totals_of(census), restarts_of(census))
                 for name, census in self._slots.items()
                 if name not in self._state.slots and Slot.parse(name).stage == stage
             )

@@ -15,6 +15,7 @@ from zflow.coordinator.duties import Duties
 from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.server import Coordinator
 from zflow.coordinator.state import RunState
+from zflow.coordinator.web.server import WebServer
 from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
 from zflow.local.plan import Plan
@@ -25,7 +26,7 @@ from zflow.state.runs import RunFolder, RunLock, StoredRun, write_private, write
 from zflow.supervisor.attending import versions
 from zflow.supervisor.member import Death
 from zflow.wire.control import Apply, Ended, RunConfig
-from zflow.wire.picture import StagePicture, added, totals_of
+from zflow.wire.picture import Picture, StagePicture, added, totals_of
 
 TURN_S = 0.05
 HOT_KEYS = 10  # per edge
@@ -70,7 +71,7 @@ class Lead:
     """Coordinates a plan to its end. `drain` and `stop` may be called from a signal handler.
 
     endpoints: where the coordinator answers, beside the run directory. each_turn: called with this
-    run between two turns, and may give it orders.
+    run between two turns, and may give it orders. web: shows the run to others.
     """
 
     def __init__(
@@ -81,12 +82,14 @@ class Lead:
         *,
         endpoints: tuple[str, ...] = (),
         each_turn: Callable[["Lead"], None] = lambda _lead: None,
+        web: WebServer | None = None,
     ) -> None:
         self._plan = plan
         self._observer = observer
         self._clock = clock
         self._endpoints = endpoints
         self._each_turn = each_turn
+        self._web = web
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
@@ -239,10 +242,13 @@ class Lead:
 
     def _show_progress(self) -> None:
         elapsed_s = self._clock.now_s() - self._began_s
-        self._observer.on_progress(list(self._progress()), elapsed_s)
+        picture = self._coordinator.gathering.picture()
+        if self._web is not None:
+            self._web.show(picture)  # the last one stays until the process ends
+        self._observer.on_progress(list(self._progress(picture)), elapsed_s)
 
-    def _progress(self) -> Iterator[Progress]:
-        for stage in self._coordinator.gathering.picture().stages:
+    def _progress(self, picture: Picture) -> Iterator[Progress]:
+        for stage in picture.stages:
             totals = added(*map(totals_of, stage.slots), stage.gone)
             yield Progress(
                 stage=stage.name,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from zflow.clock import Clock
+from zflow.coordinator.web.server import WebServer
 from zflow.local.lead import PROGRESS_S, Lead, Observer
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
@@ -29,8 +30,9 @@ class LocalRun(Lead):
         *,
         log_level: str = "WARNING",
         each_turn: Callable[[Lead], None] = lambda _lead: None,
+        web: WebServer | None = None,
     ) -> None:
-        super().__init__(plan, observer, clock, each_turn=each_turn)
+        super().__init__(plan, observer, clock, each_turn=each_turn, web=web)
         self._log_level = log_level
         self._attended_s = 0.0
         self._attended_number = -1

@@ -22,11 +22,16 @@ def census_of(supervisor: Supervisor, states: Mapping[str, str]) -> Census:
         replica = _replica(supervisor, member, states.get(name, ""))
         if replica is not None:
             supervisor.books.living(name, replica.counters)
+        retired = supervisor.books.retired(name)
+        if replica is None and member.process is not None:
+            # It has just ended, and its books are closed with the next reaping: nothing that was
+            # counted may be missing meanwhile.
+            retired = supervisor.books.slot(name)
         slots.append(
             SlotCensus(
                 slot=name,
                 replica=replica,
-                retired=supervisor.books.retired(name),
+                retired=retired,
                 restarts=dict(member.restarts),
                 last_error=member.last_error,
             )
