@@ -27,6 +27,7 @@ VERBS: dict[str, Verb] = {
         "Look at the items that a run has given up; mend, send and remove them.",
     ),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "keys": Verb("zflow.cli.keys:keys", "Make, show and renew the keys of a run over tcp."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
