@@ -154,19 +154,22 @@ class DataLinks:
         except zmq.Again:
             return
         identity = self._curve.identity_of(part)
-        parts = [part.bytes]
-        try:
-            if identity is not None:
-                for _ in range(data.parts_behind(parts[0])):
-                    parts.append(socket.recv(zmq.NOBLOCK))
-                frame, payload = data.decode_parts(parts)
-        except (ProtocolError, zmq.Again):
-            self.bad_frames += 1
-            _drop_rest(socket)
-            return
         if identity is None:
             _drop_rest(socket)
             self._impostor("a key that is no longer accepted")
+            return
+        parts = [part.bytes]
+        try:
+            behind = data.parts_behind(parts[0])
+            while part.more and len(parts) <= behind:  # never the next message's
+                part = socket.recv(zmq.NOBLOCK, copy=False)
+                parts.append(part.bytes)
+            if part.more or len(parts) <= behind:
+                raise ProtocolError("a message has as many parts as its first one says")
+            frame, payload = data.decode_parts(parts)
+        except (ProtocolError, zmq.Again):
+            self.bad_frames += 1
+            _drop_rest(socket)
             return
         allowed = self._identities.answers if socket is self._ack else self._identities.speaks
         if allowed(identity, frame):

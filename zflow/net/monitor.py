@@ -31,7 +31,8 @@ _MISMATCH = 0x11000002  # ZMQ_PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 NOT_LISTED = "a client's key is not on the list of those that may connect"
 REFUSED = "the peer does not accept this process's key"
 NOT_CURVE = "a client without CURVE, or one that broke off"
-WRONG_SERVER = "the peer has another key than the one that belongs to its name, or broke off"
+# Whichever end notices first closes the connection, and then this is all the other one sees.
+WRONG_SERVER = "the peer has not the key that belongs to its name, speaks no CURVE, or broke off"
 EXPECTS_ANOTHER = "a client expects another key here"
 PEER_NOT_CURVE = "the peer does not speak CURVE"
 BROKEN = "the other end does not keep to the protocol"
@@ -43,7 +44,11 @@ REASONS = {
     (True, _NO_DETAIL): NOT_CURVE,
     (False, _NO_DETAIL): WRONG_SERVER,
 }
-PROTOCOL_REASONS = {(True, _CRYPTOGRAPHIC): EXPECTS_ANOTHER, (False, _MISMATCH): PEER_NOT_CURVE}
+PROTOCOL_REASONS = {
+    (True, _CRYPTOGRAPHIC): EXPECTS_ANOTHER,
+    (True, _MISMATCH): NOT_CURVE,
+    (False, _MISMATCH): PEER_NOT_CURVE,
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -152,6 +152,8 @@ def _check_plain(items: list[Any], error: type[EncodeError | DecodeError]) -> No
                     raise error("a datetime needs a time zone (tzinfo) to mean the same elsewhere")
         if not below:
             return
+        if len(below) > MAX_MSGPACK_BYTES:  # one list in two places counts twice, and so on
+            raise error(f"lists and dicts are a byte each, and {MAX_MSGPACK_BYTES} are the limit")
         level = below
     raise error(f"an item is deeper than {MAX_MSGPACK_DEPTH} levels")
 
