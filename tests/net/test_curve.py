@@ -187,6 +187,10 @@ def test_a_key_that_is_taken_off_the_list_is_nobodys_at_once(folder, party, unti
         assert sink.curve.identity_of(pull.recv(copy=False)) == identity
 
 
+def test_a_message_of_nobody_is_nobodys(folder):
+    assert folder.curve("sink/0").identity_of(zmq.Frame(b"x")) is None
+
+
 def test_one_key_cannot_be_two_names(folder):
     curve = folder.curve("sink/0")
     key = new_pair().public
@@ -464,5 +468,5 @@ def test_a_port_that_is_taken_is_said(party):
 
 
 def test_monitored_links_need_more_files():
-    with pytest.raises(ConfigError, match="100000000 links need up to 1600000128"):
+    with pytest.raises(ConfigError, match="100000000 links need up to 1200000128"):
         sockets_module.check_fds(100_000_000, curve=True)

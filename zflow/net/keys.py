@@ -22,6 +22,7 @@ import json
 import os
 import secrets
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -87,15 +88,14 @@ class KeyFolder:
         epochs = [self.epoch, self.epoch - 1] if self.epoch > FIRST_EPOCH else [self.epoch]
         return tuple(self._slot_pair(name, epoch).public for epoch in epochs)
 
-    def curve(self, name: str, clients: "tuple[str, ...] | list[str]" = ()) -> Curve:
+    def curve(self, name: str, clients: Iterable[str] = ()) -> Curve:
         """What the process `name` holds. clients: who may connect to it, by name.
 
         raises: ConfigError if this folder lacks the secret.
         """
-        accepted = {client: self.keys_of(client) for client in clients}
-        return Curve(name, self._pair(name), accepted, self.keys_of)
+        return Curve(name, self._pair(name), self.accepted(clients), self.keys_of)
 
-    def accepted(self, clients: "tuple[str, ...] | list[str]") -> "dict[str, tuple[str, ...]]":
+    def accepted(self, clients: Iterable[str]) -> dict[str, tuple[str, ...]]:
         """What to hand to `Curve.accept`, after `reread` or when slots come and go."""
         return {client: self.keys_of(client) for client in clients}
 
@@ -110,7 +110,7 @@ class KeyFolder:
             public = zmq.curve_public(secret).decode()
         except (ValueError, zmq.ZMQError):
             raise _refused(path, "it holds no key", NEW_FIX) from None  # the cause shows the bytes
-        if self._people.get(name) != public:
+        if self.keys_of(name) != (public,):
             fix = "they come from different folders: copy both from the same"
             raise _refused(path, f"it does not fit the public key in {PUBLIC}", fix)
         return Pair(public, secret)

@@ -41,6 +41,7 @@ class DataLinks:
         self.bad_frames = 0
         self.bad_identity = 0  # frames that somebody sent in another one's name
         self._take = self._take_any
+        self._secure = sockets.curve is not None
         if sockets.curve is not None:
             self._curve: Curve = sockets.curve
             self._identities = Identities()
@@ -84,7 +85,7 @@ class DataLinks:
         socket = self._out.get(action.link)
         if socket is None:
             return False
-        if self._sockets.curve is not None and type(action.frame) is data.Hello:
+        if self._secure and type(action.frame) is data.Hello:
             self._identities.dialled(action.link, action.frame.token)
         payload = action.payload.parts if action.payload is not None else ()  # type: ignore[attr-defined]
         return _try_send(socket, data.encode_parts(action.frame, payload))

@@ -19,7 +19,8 @@ _LOG = logging.getLogger("zflow.net")
 _NO_DETAIL = int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
 _PROTOCOL = int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 _AUTH = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-FAILED = {_NO_DETAIL: "no_detail", _PROTOCOL: "protocol", _AUTH: "auth"}
+NO_DETAIL = "no_detail"
+FAILED = {_NO_DETAIL: NO_DETAIL, _PROTOCOL: "protocol", _AUTH: "auth"}
 WATCHED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED) | sum(FAILED)
 WARN_EVERY_S = 5.0
 EVENTS_PER_TURN = 10_000  # under attack the rest waits for the next
@@ -109,9 +110,10 @@ class Monitor:
             del self._watched[events]
             events.close()
 
-    def turn(self) -> "list[zmq.Socket[bytes]]":
-        """Take in what has happened; the dialling sockets whose last handshake has failed."""
-        failing: dict[zmq.Socket[bytes], None] = {}
+    def turn(self) -> "dict[zmq.Socket[bytes], str]":
+        """Take in what has happened; the dialling sockets whose last handshake has failed, with
+        the code of that."""
+        failing: dict[zmq.Socket[bytes], str] = {}
         for _ in range(EVENTS_PER_TURN):
             ready: Any = zmq.zmq_poll([(events, zmq.POLLIN) for events in self._watched], 0)
             if not ready:
@@ -123,10 +125,10 @@ class Monitor:
                 if event in FAILED:
                     self._failed(watched, event, value)
                     if not watched.is_server:
-                        failing[watched.socket] = None
+                        failing[watched.socket] = FAILED[event]
                 else:
                     self._succeeded(watched)
-        return list(failing)
+        return failing
 
     def failures(self) -> dict[str, Failure]:
         """By peer, or by endpoint where this process is the server."""

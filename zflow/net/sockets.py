@@ -15,13 +15,13 @@ from zflow.clock import Clock
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.net.addresses import check_bind, check_connect, parse_tcp
 from zflow.net.curve import COORDINATOR, Authenticator, Curve
-from zflow.net.monitor import Failure, Monitor
+from zflow.net.monitor import NO_DETAIL, Failure, Monitor
 from zflow.paths import MAX_IPC_PATH_BYTES
 from zflow.wire.data import MAX_FRAME_BYTES
 
 FDS_AT_REST = 64  # Python, logs, the context's own
 FDS_PER_LINK = 4  # a PUSH with its connection at one end, the accepted one, its way back
-FDS_PER_MONITORED_LINK = 8  # the two PUSH have a monitor each: two sockets more
+FDS_PER_MONITORED_LINK = 6  # its PUSH has a monitor, which is two sockets
 SOCKETS_PER_MONITORED = 3
 RECONNECT_FIRST_S = 0.01
 RECONNECT_MAX_S = 1.0
@@ -161,22 +161,25 @@ class Sockets:
         return socket.getsockopt_string(zmq.LAST_ENDPOINT)
 
     def _bind(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:
-        check_endpoint(endpoint)
-        secure = self.curve is not None
-        check_bind(endpoint, curve=secure, insecure_loopback=self._insecure_loopback)
-        _prepare_tcp(socket, endpoint)
-        if self.curve is not None:
-            self.curve.be_server(socket)
-        if self._monitor is not None:
-            self._monitor.watch(socket, endpoint, is_server=True)
-        if endpoint.startswith("ipc://"):
-            with suppress(FileNotFoundError):
-                Path(endpoint.removeprefix("ipc://")).unlink()
         try:
+            check_endpoint(endpoint)
+            secure = self.curve is not None
+            check_bind(endpoint, curve=secure, insecure_loopback=self._insecure_loopback)
+            _prepare_tcp(socket, endpoint)
+            if self.curve is not None:
+                self.curve.be_server(socket)
+            if self._monitor is not None:
+                self._monitor.watch(socket, endpoint, is_server=True)
+            if endpoint.startswith("ipc://"):
+                with suppress(FileNotFoundError):
+                    Path(endpoint.removeprefix("ipc://")).unlink()
             socket.bind(endpoint)
         except zmq.ZMQError as error:
             self.close(socket)
             raise Unavailable(f"{endpoint} cannot be bound: {error.strerror}") from error
+        except Exception:
+            self.close(socket)  # or it stays open with nobody to close it
+            raise
         if self._monitor is not None:
             self._monitor.rename(socket, self.endpoint_of(socket))
 
@@ -193,7 +196,7 @@ class Sockets:
                 self._monitor.watch(socket, peer, is_server=False)
             socket.connect(endpoint)
         except Exception:
-            self.close(socket)  # or it stays open with nobody to close it
+            self.close(socket)
             raise
 
     # -- handshakes --------------------------------------------------------------------------
@@ -207,16 +210,18 @@ class Sockets:
         """
         if self._monitor is None:
             return {}
-        for socket in self._monitor.turn():
-            self._dial_again(socket)
+        for socket, code in self._monitor.turn().items():
+            self._dial_again(socket, code)
         return self._monitor.failures()
 
-    def _dial_again(self, socket: "zmq.Socket[bytes]") -> None:
+    def _dial_again(self, socket: "zmq.Socket[bytes]", code: str) -> None:
         # libzmq never dials again after a refusal, and for ever with the same key after a server
         # that is not who it should be; but lists are amended, and a peer restarts with a new key.
         dialled = self._dialled.get(socket)
         if dialled is None or self.curve is None:
             return
+        if code == NO_DETAIL and len(self.curve.servers(dialled.peer)) == 1:
+            return  # libzmq does dial again, and there is no other key to try
         dialled.attempt += 1
         self.curve.be_client(socket, dialled.peer, dialled.attempt)
         with suppress(zmq.ZMQError):  # it knows nothing of this endpoint any more
