@@ -459,6 +459,13 @@ def test_ipv6_is_spoken_where_it_is_written(party, until):
     assert pull.getsockopt(zmq.TCP_KEEPALIVE) == push.getsockopt(zmq.TCP_KEEPALIVE) == 1
 
 
+def test_a_name_is_dialled_with_curve(party, until):
+    sink, parse = party("sink/0", clients=["parse/0"]), party("parse/0")
+    bound = sink.endpoint_of(sink.pull(LOOPBACK))
+    push = parse.push(bound.replace("127.0.0.1", "localhost"), 10, "sink/0")
+    until(lambda: push.poll(0, zmq.POLLOUT), parse)
+
+
 def test_a_port_that_is_taken_is_said(party):
     sink = party("sink/0")
     bound = sink.endpoint_of(sink.pull(LOOPBACK))

@@ -131,10 +131,10 @@ MATRIX = {  # identity -> the messages that it may send
 }
 
 
-@pytest.mark.parametrize("kind", get_args(control.Message))
 @pytest.mark.parametrize("identity", MATRIX)
-def test_each_identity_may_say_what_the_matrix_says(identity, kind):
-    assert may(identity, MESSAGES[kind]) is (kind in MATRIX[identity])
+def test_each_identity_may_say_what_the_matrix_says(identity):
+    allowed = {kind for kind in get_args(control.Message) if may(identity, MESSAGES[kind])}
+    assert allowed == MATRIX[identity]
 
 
 def test_every_message_there_is_has_a_row():

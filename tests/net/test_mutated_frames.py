@@ -133,14 +133,14 @@ def mutated(chance, parts):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(5))
 def test_no_frame_of_a_peer_ends_the_process(seed):
     curve = Curve("work/0", Pair(PUBLIC, SECRET.encode()), {PEER: [PUBLIC]}, lambda name: (PUBLIC,))
     sockets = Sockets(curve=curve)
     try:
         chance = random.Random(seed)
         victim, heard, executed = Victim(sockets), 0, 0
-        for k in range(FRAMES // 10):
+        for k in range(FRAMES // 5):
             if k % 500 == 0:  # what an earlier frame has done to it is part of the matter
                 victim = Victim(sockets)
             parts, to_ack = chance.choice(good_frames(victim, chance))
@@ -153,7 +153,7 @@ def test_no_frame_of_a_peer_ends_the_process(seed):
             except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
                 pytest.fail(f"seed {seed}, frame {k}: {parts} raised {error!r}")
             heard += 1
-        assert heard == FRAMES // 10
+        assert heard == FRAMES // 5
         assert executed > 100, "hardly anything was ever accepted: the test does not bite"
     finally:
         sockets.close_all()

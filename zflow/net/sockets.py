@@ -262,9 +262,9 @@ def _prepare_tcp(socket: "zmq.Socket[bytes]", endpoint: str) -> None:
     """What a connection between machines needs and one on a machine does not."""
     if not endpoint.startswith("tcp://"):
         return
-    address = parse_tcp(endpoint)
-    if address.ip is None or address.is_ipv6:  # a name may stand for either
-        socket.setsockopt(zmq.IPV6, int(not address.is_wildcard or address.is_ipv6))
+    if parse_tcp(endpoint).is_ipv6:
+        # Not for a name: libzmq would then take its IPv6 address alone, where perhaps nobody is.
+        socket.setsockopt(zmq.IPV6, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
     socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, KEEPALIVE_IDLE_S)
     socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, KEEPALIVE_EVERY_S)
