@@ -57,6 +57,7 @@ class Children:
             run=self.run,
             state=folder,
             control=self.run.control,
+            options=(),
             addresses=ipc_addresses(self.run, config),
         )
         self.supervisor = Supervisor(

@@ -16,8 +16,22 @@ from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.local.apart import CoordinatorRun, StageRun, Wish
-from zflow.local.plan import coordinated
+from zflow.local.plan import coordinated, with_codec
+from zflow.net.security import Security
 from zflow.supervisor.member import Death
+from zflow.wire.control import updates_of
+
+keys_option = click.option(
+    "--keys",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="The key folder of the run (zflow keys new DIR): tcp means CURVE, both ends are known.",
+)
+insecure_option = click.option(
+    "--insecure-loopback",
+    is_flag=True,
+    help="Plain tcp on 127.0.0.1: items are plain data (msgpack), and no code is sent.",
+)
 
 
 @click.command()
@@ -42,6 +56,8 @@ from zflow.supervisor.member import Death
 )
 @click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S")
 @http_option
+@keys_option
+@insecure_option
 @click.option("--json", "as_json", is_flag=True, help="The ledger as one object on stdout.")
 @click.pass_context
 def coordinator(
@@ -54,6 +70,8 @@ def coordinator(
     state: Path | None,
     timeout_s: float | None,
     http: str | None,
+    keys: Path | None,
+    insecure_loopback: bool,
     as_json: bool,
 ) -> None:
     """Coordinate a run whose stages are started by hand, or by another machine.
@@ -65,12 +83,17 @@ def coordinator(
     \b
     Example:
       zflow coordinator topologies/wordcount.py --bind ipc:///tmp/words -p files.folder=src
-      zflow stage words --coordinator ipc:///tmp/words --replicas 2
+      zflow keys new keys
+      zflow coordinator topologies/wordcount.py --bind tcp://10.0.0.5:7700 --keys keys
     """
+    security = Security(keys, insecure_loopback=insecure_loopback)
+    security.check_bind(bind)
+    security.check_bind(updates_of(bind))
     with open_web(http) as web:
         plan = coordinated(make_plan(target, parameters, replicas, resume, state))
+        plan = with_codec(plan, security.codec)
         screen = make_screen(plan, quiet_stdout=as_json)
-        lead = CoordinatorRun(plan, screen, Clock(), endpoints=(bind,), web=web)
+        lead = CoordinatorRun(plan, screen, Clock(), endpoints=(bind,), web=web, security=security)
         on_interrupts(lead.drain, lead.stop)
         with screen:
             screen.say(f"zflow: run {plan.config.run_id} is coordinated at {bind}")
@@ -106,6 +129,8 @@ def coordinator(
     type=click.Path(path_type=Path, file_okay=False),
     help="Where positions, partitions and dead letters are kept  [default: .zflow/TOPOLOGY/RUN]",
 )
+@keys_option
+@insecure_option
 @click.option(
     "--log-level",
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
@@ -120,6 +145,8 @@ def stage(
     replicas: int | None,
     advertise: str,
     state: Path | None,
+    keys: Path | None,
+    insecure_loopback: bool,
     log_level: str,
 ) -> None:
     """Run replicas of one stage, for a coordinator somewhere else.
@@ -133,12 +160,15 @@ def stage(
 
     \b
     Example:
-      zflow stage parse --coordinator tcp://10.0.0.5:7700 --replicas 4
+      zflow stage words --coordinator ipc:///tmp/words
+      zflow stage parse --coordinator tcp://10.0.0.5:7700 --replicas 4 --keys keys
 
     \b
     Exit codes: that of the run once it has ended; 2 if the coordinator refuses, 3 if it is gone
     when all is done, 6 if versions differ, 130 interrupted, 137 stopped by force.
     """
+    security = Security(keys, insecure_loopback=insecure_loopback)
+    security.check_connect(coordinator)
     wish = Wish(
         stage=name,
         coordinator=coordinator,
@@ -146,6 +176,7 @@ def stage(
         host=advertise,
         base=Path.cwd(),
         state=state,
+        security=security,
         log_level=log_level.upper(),
     )
     part = StageRun(wish, _StageScreen(name), Clock(), os.environ)

@@ -17,10 +17,9 @@ LOST_S = 5.0  # of silence; its slots may go to another one then
 
 @dataclass(slots=True)
 class Supervised:
-    """One supervisor. peer: where an answer goes. placed: stages whose offer has been judged."""
+    """One supervisor. placed: stages whose offer has been judged."""
 
     standing: Standing
-    peer: bytes
     since_s: float
     heard_s: float
     placed: set[str] = field(default_factory=set)
@@ -32,8 +31,9 @@ class Duties:
     """Of one run. One thread owns it.
 
     versions: of zflow, Python and the protocol, which all processes of a run share. code: the
-    source of the topology's file, digest: its name. stores: where sources and durable stages keep
-    what they must not lose, by stage; filled here, and kept by whoever made it.
+    source of the topology's file, None if it does not travel; digest: its name. stores: where
+    sources and durable stages keep what they must not lose, by stage; filled here, and kept by
+    whoever made it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Duties:
         state: RunState,
         *,
         versions: Mapping[str, str],
-        code: bytes,
+        code: bytes | None,
         digest: str,
         stores: dict[str, str],
     ) -> None:
@@ -58,18 +58,18 @@ class Duties:
 
     # -- standings ---------------------------------------------------------------------------
 
-    def on_standing(self, standing: Standing, peer: bytes, now_s: float) -> list[Update]:
+    def on_standing(self, standing: Standing, now_s: float) -> list[Update]:
         """A supervisor says what it has; what everybody has to hear of that."""
         known = self.supervisors.get(standing.supervisor)
         if known is None:
-            known = Supervised(standing, peer, now_s, now_s)
+            known = Supervised(standing, now_s, now_s)
             known.refusal = self._difference(standing)
             known.incompatible = bool(known.refusal)
             known.refusal = known.refusal or self._refusal(standing)
             self.supervisors[standing.supervisor] = known
             if standing.heard is not None and not known.refusal:
                 known.placed.update(standing.offers)  # it was there before this coordinator
-        known.standing, known.peer, known.heard_s = standing, peer, now_s
+        known.standing, known.heard_s = standing, now_s
         if known.refusal:
             return []
         if not standing.offers:
@@ -185,7 +185,7 @@ class Duties:
 
     def apply(self, code: bytes, digest: str) -> None:
         """Another version of the topology's code."""
-        self._code, self._digest = code, digest
+        self._code, self._digest = code if self._code is not None else None, digest
         self._digests.add(digest)
 
     # -- duties ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ say everything again.
 """
 
 from collections import deque
+from collections.abc import Mapping
 
 from msgspec.structs import replace
 
@@ -12,6 +13,7 @@ from zflow.books import Books
 from zflow.clock import Clock
 from zflow.coordinator.state import RunState
 from zflow.ids import Slot
+from zflow.net.monitor import Failure
 from zflow.wire.picture import (
     Census,
     EdgePicture,
@@ -39,6 +41,7 @@ class Gathering:
         self._slots: dict[str, SlotCensus] = {}
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._numbered = 0
+        self._handshakes: list[str] = []
 
     def take(self, census: Census) -> None:
         """What one supervisor says of its slots."""
@@ -63,6 +66,19 @@ class Gathering:
         """The run is of another version now."""
         self._digest = digest
         self.happened("apply", f"version {digest}")
+
+    def handshakes(self, failures: Mapping[str, Failure]) -> None:
+        """Who does not come in at the coordinator, by endpoint."""
+        self._handshakes = [
+            f"{endpoint}: {one.reason} ({one.count} times)"
+            for endpoint, one in failures.items()
+            if one.failing
+        ]
+
+    def _alarms(self) -> list[str]:
+        views = self._state.slots.items()
+        replicas = [f"{name}: {v.report.alarm}" for name, v in views if v.report and v.report.alarm]
+        return [*self._handshakes, *replicas]
 
     def happened(self, kind: str, text: str, slot: Slot | None = None, stage: str = "") -> None:
         """Remember an event."""
@@ -116,6 +132,7 @@ class Gathering:
                 for edge in config.edges
             ],
             events=list(self._events),
+            alarms=self._alarms(),
         )
 
     def _names(self, stage: str) -> list[str]:

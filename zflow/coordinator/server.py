@@ -11,7 +11,8 @@ from zflow.coordinator.duties import Duties
 from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.state import RunState
 from zflow.ids import Slot
-from zflow.net.control import ControlServer
+from zflow.net.control import ControlServer, Peer
+from zflow.net.permissions import may
 from zflow.wire.control import (
     Answer,
     Apply,
@@ -31,7 +32,6 @@ from zflow.wire.control import (
 from zflow.wire.data import Crash
 
 BEAT_S = 1.0
-LOCAL = b""  # the peer of a supervisor in this very process
 
 
 class Coordinator:
@@ -56,6 +56,7 @@ class Coordinator:
         self.gathering = gathering
         self.drained = False
         self.forced = False
+        self.forbidden = 0  # messages of those that may not send them
         self._server = server
         self._clock = clock
         self._keep_version = keep_version
@@ -81,8 +82,12 @@ class Coordinator:
         if now_s >= self._beat_due_s:
             self._beat_due_s = now_s + BEAT_S
             self._publish(self.state.beat())
+            self.gathering.handshakes(self._server.handshake_failures())
 
-    def _on_message(self, peer: bytes, message: Message, now_s: float) -> Message | None:
+    def _on_message(self, peer: Peer, message: Message, now_s: float) -> Message | None:
+        if not may(peer.identity, message):
+            self._forbid(str(peer.identity), message)
+            return None
         match message:
             case Register():
                 return self.state.on_register(message)
@@ -90,7 +95,7 @@ class Coordinator:
                 self.state.on_report(message)
                 return None
             case Standing():
-                return self.on_standing(message, peer, now_s)
+                return self.on_standing(message, now_s)
             case Died(slot=slot, crash=crash):
                 self.died(slot, crash)
                 self.gathering.happened("death", crash.cause, Slot.parse(slot))
@@ -110,9 +115,14 @@ class Coordinator:
                 return self._on_order(message)
         return None
 
-    def on_standing(self, standing: Standing, peer: bytes, now_s: float) -> Message:
+    def _forbid(self, identity: str, message: Message) -> None:
+        """Somebody with a good key has said what is not his to say."""
+        self.forbidden += 1
+        self.gathering.happened("forbidden", f"{type(message).__name__} from {identity}")
+
+    def on_standing(self, standing: Standing, now_s: float) -> Message:
         """A supervisor says what it has; what it has to do."""
-        for update in self.duties.on_standing(standing, peer, now_s):
+        for update in self.duties.on_standing(standing, now_s):
             self._publish(update)
         self.gathering.take(standing.census)
         return self.duties.duty(standing.supervisor)

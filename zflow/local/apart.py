@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from zflow.clock import Clock, Deadline
-from zflow.errors import ExitCode
+from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
+from zflow.loader import digest_of
 from zflow.local.lead import TURN_S, Lead
 from zflow.local.relay import Relay
 from zflow.net.control import ControlClient
-from zflow.net.sockets import Sockets
+from zflow.net.curve import SUPERVISOR
+from zflow.net.security import Security
 from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
 from zflow.state.runs import RunFolder, RunRecord, write_private, write_record
 from zflow.supervisor.addresses import TcpAddresses, ipc_addresses, outward_host
@@ -73,6 +75,7 @@ class Wish:
     host: str
     base: Path
     state: Path | None
+    security: Security
     log_level: str = "WARNING"
 
 
@@ -105,7 +108,7 @@ class StageRun:
 
     def run(self) -> tuple[int, str]:
         """Blocks until the run is over or this part of it was ended: exit code and sentence."""
-        sockets = Sockets()
+        sockets = self._wish.security.sockets(f"{SUPERVISOR}{self._wish.stage}")
         try:
             self._client = ControlClient(sockets, self._wish.coordinator)
             duty = self._join()
@@ -183,10 +186,25 @@ class StageRun:
         self._state.make()
         self._run_directory = run_directory(self._state.root, self._environment)
         self._folder = RunFolder(self._run_directory)
-        if duty.code is not None and config.target.path:
-            write_private(self._state.code, duty.code)
+        if config.target.path:
+            self._keep_code(duty, Path(config.target.path))
         if not self._state.record.exists():  # a machine without the coordinator's own
             write_record(self._state, self._record(config, duty.digest))
+
+    def _keep_code(self, duty: control.Duty, path: Path) -> None:
+        """As it was sent; or, where code does not travel, of the file at the same place here."""
+        code = duty.code
+        if code is None:
+            try:
+                code = path.read_bytes()
+            except OSError as error:
+                raise Unavailable(
+                    f"{path}: {error.strerror}; without keys the code does not travel, so the "
+                    "same file has to be here"
+                ) from error
+        if digest_of(code) != duty.digest:
+            raise Unavailable(f"{path} is another version than the run's ({duty.digest})")
+        write_private(self._state.code, code)
 
     def _record(self, config: control.RunConfig, digest: str) -> RunRecord:
         return RunRecord(
@@ -211,6 +229,7 @@ class StageRun:
             run=self._run_directory,
             state=self._state.root,
             control=coordinator,
+            options=tuple(self._wish.security.options()),
             addresses=addresses,
         )
 
@@ -246,8 +265,9 @@ class StageRun:
         if duty.refusal:
             self._verdict = _refused(duty)
             return
-        if duty.code is not None and duty.digest != self._digest:
-            write_private(self._state.code, duty.code)
+        target = duty.snapshot.config.target if duty.snapshot is not None else None
+        if target is not None and target.path and duty.digest != self._digest:
+            self._keep_code(duty, Path(target.path))
             self._digest = duty.digest
         if not self._attending.obey(duty):
             return

@@ -4,7 +4,7 @@ Decides when the run is over and how it ended. Shows it to an observer; starts n
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -21,6 +21,8 @@ from zflow.ids import Slot
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
+from zflow.net.curve import COORDINATOR, OPERATOR, READER, SUPERVISOR
+from zflow.net.security import Security
 from zflow.net.sockets import Sockets
 from zflow.state.runs import RunFolder, RunLock, StoredRun, write_private, write_record
 from zflow.supervisor.attending import versions
@@ -31,6 +33,7 @@ from zflow.wire.picture import Picture, StagePicture, added, totals_of
 TURN_S = 0.05
 HOT_KEYS = 10  # per edge
 PROGRESS_S = 0.5
+ACCEPT_EVERY_S = 1.0  # a key that was taken back delivers nothing more by then
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ class Lead:
     """Coordinates a plan to its end. `drain` and `stop` may be called from a signal handler.
 
     endpoints: where the coordinator answers, beside the run directory. each_turn: called with this
-    run between two turns, and may give it orders. web: shows the run to others.
+    run between two turns, and may give it orders. web: shows the run to others. security: for
+    those who come to `endpoints`.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Lead:
         endpoints: tuple[str, ...] = (),
         each_turn: Callable[["Lead"], None] = lambda _lead: None,
         web: WebServer | None = None,
+        security: Security | None = None,
     ) -> None:
         self._plan = plan
         self._observer = observer
@@ -90,6 +95,8 @@ class Lead:
         self._endpoints = endpoints
         self._each_turn = each_turn
         self._web = web
+        self._security = security or Security()
+        self._accepted_s = 0.0
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
@@ -124,14 +131,17 @@ class Lead:
         self._check()
         lock = RunLock(plan.state)
         folder = RunFolder(plan.run)  # not before the user's signals are ours: it is left below
-        sockets = Sockets()
+        inside = Sockets()  # the run directory is this user's alone: nobody asks for keys there
+        outside = self._security.sockets(COORDINATOR, self._clients())
         try:
-            self._server = ControlServer(sockets, plan.run.control, *self._endpoints)
+            doors = [(outside, endpoint) for endpoint in self._endpoints]
+            self._server = ControlServer((inside, plan.run.control), *doors)
             self._coordinator = self._make_coordinator()
             self._lead(timeout_s)
             result = self._result()
         finally:
-            sockets.close_all()
+            outside.close_all()
+            inside.close_all()
             folder.leave()
             lock.release()
         if plan.config.redrive:  # sending some letters again does not end the run itself
@@ -142,13 +152,24 @@ class Lead:
             result = replace(result, outcome=f"{result.outcome} (not written down: {error})")
         return result
 
+    def _clients(self, slots: Iterable[str] = ()) -> list[str]:
+        """Who may speak to the coordinator: everybody who belongs to the run, and people."""
+        names = [stage.name for stage in self._plan.config.stages]
+        return [*slots, *(f"{SUPERVISOR}{name}" for name in names), OPERATOR, READER]
+
+    def _accept(self) -> None:
+        now_s = self._clock.now_s()
+        if now_s - self._accepted_s >= ACCEPT_EVERY_S:
+            self._accepted_s = now_s
+            self._security.accept(self._clients(self._coordinator.state.slots))
+
     def _make_coordinator(self) -> Coordinator:
         plan = self._plan
         state = RunState(plan.config, epoch=plan.epoch)
         duties = Duties(
             state,
             versions=versions(),
-            code=plan.state.code.read_bytes() if plan.config.target.path else b"",
+            code=self._code(),
             digest=plan.stored.record.digest,
             stores=plan.stores,
         )
@@ -156,6 +177,12 @@ class Lead:
         return Coordinator(
             state, duties, gathering, self._server, self._clock, keep_version=self._keep_version
         )
+
+    def _code(self) -> bytes | None:
+        """What supervisors elsewhere are given; None where it may not travel, or is a module."""
+        if not self._security.ships_code or not self._plan.config.target.path:
+            return None
+        return self._plan.state.code.read_bytes()
 
     def _keep_version(self, order: Apply) -> None:
         """Replicas that start from now on load it, and so does a resumed run."""
@@ -223,6 +250,7 @@ class Lead:
 
     def _show(self) -> None:
         self._each_turn(self)
+        self._accept()
         phase = self._coordinator.state.phase
         if phase != self._phase:
             self._phase = phase

@@ -151,6 +151,11 @@ class NextVersion:
     config: RunConfig
 
 
+def with_codec(plan: Plan, codec: str) -> Plan:
+    """The same plan, whose items travel by another codec."""
+    return replace(plan, config=renewed(plan.config, codec=codec))
+
+
 def next_version(
     stored: StoredRun,
     loaded: Loaded,

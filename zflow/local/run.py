@@ -46,6 +46,7 @@ class LocalRun(Lead):
             run=plan.run,
             state=plan.state.root,
             control=plan.run.control,
+            options=(),
             addresses=ipc_addresses(plan.run, plan.config),
         )
         self._supervisor = Supervisor(
@@ -102,7 +103,7 @@ class LocalRun(Lead):
         standing = self._attending.standing(
             {name: view.state for name, view in coordinator.state.slots.items()}
         )
-        duty = coordinator.on_standing(standing, b"", self._attended_s)
+        duty = coordinator.on_standing(standing, self._attended_s)
         self._attended_number = coordinator.state.number
         assert isinstance(duty, Duty), "a standing is answered with a duty"
         if self._attending.obey(duty):

@@ -11,6 +11,7 @@ import zmq
 from zflow.clock import Clock, Deadline
 from zflow.errors import ProtocolError, Unavailable
 from zflow.net.curve import COORDINATOR, Curve
+from zflow.net.monitor import Failure
 from zflow.net.sockets import Sockets
 from zflow.wire import control
 
@@ -18,21 +19,41 @@ LOOK_EVERY_S = 0.25  # for a handshake that fails, while somebody waits for an a
 
 
 class Peer(NamedTuple):
-    """Whom to answer. identity: who that is by his key; None without CURVE (`permissions`)."""
+    """Whom to answer. identity: who that is by his key; None without CURVE (`permissions`).
+
+    door: the how-manieth endpoint it came to.
+    """
 
     route: bytes
     identity: str | None
+    door: int = 0
+
+
+class _Door(NamedTuple):
+    sockets: Sockets
+    router: "zmq.Socket[bytes]"
+    publisher: "zmq.Socket[bytes]"
 
 
 class ControlServer:
-    """The coordinator's end. One thread owns it. endpoints: all of them answer alike."""
+    """The coordinator's end. One thread owns it.
 
-    def __init__(self, sockets: Sockets, *endpoints: str) -> None:
-        self._sockets = sockets
-        self._router = sockets.router(*endpoints)
-        self._publisher = sockets.publisher(*map(control.updates_of, endpoints))
+    doors: endpoints, each with the context that binds it: one may ask for keys where another, in a
+    folder that only this user can enter, need not. All of them answer alike.
+    """
+
+    def __init__(self, *doors: tuple[Sockets, str]) -> None:
+        self._doors = [
+            _Door(
+                sockets,
+                sockets.router(endpoint),
+                sockets.publisher(control.updates_of(endpoint)),
+            )
+            for sockets, endpoint in doors
+        ]
         self._poller = zmq.Poller()
-        self._poller.register(self._router, zmq.POLLIN)
+        for door in self._doors:
+            self._poller.register(door.router, zmq.POLLIN)
 
     def watch(self, descriptor: int) -> None:
         """Let `wait` end when this descriptor becomes readable."""
@@ -47,21 +68,20 @@ class ControlServer:
         ready = self._poller.poll(int(max(0.0, timeout_s) * 1000 + 0.999))
         return {what for what, _ in ready if isinstance(what, int)}
 
-    def endpoints(self) -> tuple[str, str]:
-        """Where control and updates are bound, with the ports that port 0 became."""
-        bound = (self._router, self._publisher)
-        control_endpoint, updates_endpoint = map(self._sockets.endpoint_of, bound)
-        return control_endpoint, updates_endpoint
-
     def receive(self) -> "list[tuple[Peer, control.Message]]":
         """Everything that has arrived, with whom to answer; malformed ones are left out, and with
         CURVE those of a key that is no longer accepted."""
         messages: list[tuple[Peer, control.Message]] = []
+        for number in range(len(self._doors)):
+            self._receive_at(number, messages)
+        return messages
+
+    def _receive_at(self, number: int, messages: "list[tuple[Peer, control.Message]]") -> None:
         while True:
             try:
-                peer, raw = self._receive_one()
+                peer, raw = self._receive_one(number)
             except zmq.Again:
-                return messages
+                return
             except ValueError:  # not two parts: no replica of ours
                 continue
             try:
@@ -70,26 +90,38 @@ class ControlServer:
             except ProtocolError:
                 continue
 
-    def _receive_one(self) -> tuple[Peer | None, bytes]:
-        curve = self._sockets.curve
+    def _receive_one(self, number: int) -> tuple[Peer | None, bytes]:
+        door = self._doors[number]
+        curve = door.sockets.curve
         if curve is None:
-            route, raw = self._router.recv_multipart(zmq.NOBLOCK)
-            return Peer(route, None), raw
-        first, second = self._router.recv_multipart(zmq.NOBLOCK, copy=False)
+            route, raw = door.router.recv_multipart(zmq.NOBLOCK)
+            return Peer(route, None, number), raw
+        first, second = door.router.recv_multipart(zmq.NOBLOCK, copy=False)
         identity = curve.identity_of(second)  # the first was made by the ROUTER
-        return Peer(first.bytes, identity) if identity is not None else None, second.bytes
+        known = Peer(first.bytes, identity, number) if identity is not None else None
+        return known, second.bytes
 
     def send(self, peer: Peer, message: control.Message) -> None:
         """Answer one replica; one that is gone registers again when it is back."""
         try:
-            self._router.send_multipart([peer.route, control.encode(message)], zmq.NOBLOCK)
+            router = self._doors[peer.door].router
+            router.send_multipart([peer.route, control.encode(message)], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
 
     def publish(self, message: control.Message) -> None:
         """To every subscriber that keeps up; the numbers show a gap to the others."""
-        self._publisher.send(control.encode(message), zmq.NOBLOCK)
+        raw = control.encode(message)
+        for door in self._doors:
+            door.publisher.send(raw, zmq.NOBLOCK)
+
+    def handshake_failures(self) -> dict[str, Failure]:
+        """Who has failed to come in, by endpoint; about once a second."""
+        found: dict[str, Failure] = {}
+        for door in self._doors:
+            found |= door.sockets.handshake_failures()
+        return found
 
 
 class ControlClient:

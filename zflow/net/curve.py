@@ -19,6 +19,7 @@ from zflow.net.poll import Waiter
 _LOG = logging.getLogger("zflow.net")
 
 COORDINATOR, OPERATOR, READER = "coordinator", "operator", "reader"
+SUPERVISOR = "stage:"  # of a stage: the name of its supervisor begins with this
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 ZAP_DOMAIN = b"zflow"
 ZAP_VERSION = b"1.0"

@@ -10,8 +10,9 @@ refused. Never shows a secret: not in a repr, an error, an argument or a log.
     stages.seed       32 bytes; the keys of all slots come from it
     epoch             a decimal number; `rotate` raises it
 
-A slot's secret is BLAKE2b(key=seed, person="zflow.curve", data="EPOCH STAGE/INDEX"), so that slots
-that are added to a running topology have keys without anybody handing them out. Of each slot the
+The secret of a slot, or of the supervisor of a stage (named `stage:NAME`), is BLAKE2b(key=seed,
+person="zflow.curve", data="EPOCH NAME"), so that slots that are added to a running topology have
+keys without anybody handing them out. Of each slot the
 keys of this epoch and of the one before are accepted (S9). Whoever has the seed can be any slot;
 a folder need only hold what its machine uses: `stages.seed`, `epoch` and `public.json` for stages,
 `operator.key` or `reader.key` with `public.json` for a person.
@@ -32,7 +33,7 @@ from zmq.utils import z85
 
 from zflow.errors import ConfigError, Problem
 from zflow.ids import Slot
-from zflow.net.curve import COORDINATOR, OPERATOR, READER, Curve, Pair
+from zflow.net.curve import COORDINATOR, OPERATOR, READER, SUPERVISOR, Curve, Pair
 
 SEED_BYTES = 32
 FIRST_EPOCH = 1
@@ -79,7 +80,8 @@ class KeyFolder:
     def keys_of(self, name: str) -> tuple[str, ...]:
         """The public keys that `name` may come with, the newest first.
 
-        name: a slot, "coordinator", "operator" or "reader". raises: ConfigError.
+        name: a slot, a supervisor ("stage:NAME"), "coordinator", "operator" or "reader".
+        raises: ConfigError.
         """
         if name in PEOPLE:
             if name not in self._people:
@@ -116,15 +118,16 @@ class KeyFolder:
         return Pair(public, secret)
 
     def _slot_pair(self, name: str, epoch: int) -> Pair:
-        try:
-            slot = Slot.parse(name)
-        except ValueError:
-            raise _refused(self.path, f"nobody is called {name!r}", "name a slot") from None
+        if not name.startswith(SUPERVISOR):
+            try:
+                Slot.parse(name)
+            except ValueError:
+                raise _refused(self.path, f"nobody is called {name!r}", "name a slot") from None
         if self._seed is None:
             fix = "copy it here: whoever runs stages or the coordinator needs it"
             raise _refused(self.path / SEED, "it is not there", fix)
         # The epoch comes first and ends at a space, so that no two inputs are the same bytes.
-        data = f"{epoch} {slot}".encode()
+        data = f"{epoch} {name}".encode()
         raw = hashlib.blake2b(data, digest_size=32, key=self._seed, person=PERSON).digest()
         secret = z85.encode(raw)
         return Pair(zmq.curve_public(secret).decode(), secret)

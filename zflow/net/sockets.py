@@ -130,12 +130,11 @@ class Sockets:
         self._connect(socket, endpoint, peer)
         return socket
 
-    def router(self, *endpoints: str) -> "zmq.Socket[bytes]":
+    def router(self, endpoint: str) -> "zmq.Socket[bytes]":
         """The coordinator's end of the control links."""
         socket = self._make(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        for endpoint in endpoints:
-            self._bind(socket, endpoint)
+        self._bind(socket, endpoint)
         return socket
 
     def dealer(self, endpoint: str, peer: str = COORDINATOR) -> "zmq.Socket[bytes]":
@@ -144,11 +143,10 @@ class Sockets:
         self._connect(socket, endpoint, peer)
         return socket
 
-    def publisher(self, *endpoints: str) -> "zmq.Socket[bytes]":
+    def publisher(self, endpoint: str) -> "zmq.Socket[bytes]":
         """The coordinator's numbered updates."""
         socket = self._make(zmq.PUB)
-        for endpoint in endpoints:
-            self._bind(socket, endpoint)
+        self._bind(socket, endpoint)
         return socket
 
     def subscriber(self, endpoint: str, peer: str = COORDINATOR) -> "zmq.Socket[bytes]":

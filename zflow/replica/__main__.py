@@ -11,7 +11,8 @@ from zflow.clock import Clock, Deadline
 from zflow.errors import ConfigError, Unavailable
 from zflow.ids import Slot
 from zflow.net.control import ControlClient
-from zflow.net.sockets import Sockets, check_fds
+from zflow.net.security import Security
+from zflow.net.sockets import check_fds
 from zflow.paths import RunDirectory, StateDirectory
 from zflow.replica.assembly import Place
 from zflow.replica.life import Replica
@@ -31,7 +32,8 @@ def main() -> int:
     slot = Slot.parse(arguments.slot)
     log.configure(arguments.log_level, str(slot))
     clock = Clock()
-    sockets = Sockets()
+    security = Security(arguments.keys, insecure_loopback=arguments.insecure_loopback)
+    sockets = security.sockets(str(slot))
     try:
         settle_in(arguments.parent)
         # Before a word to anybody: the coordinator takes a new incarnation's registration for the
@@ -41,8 +43,8 @@ def main() -> int:
         snapshot = _snapshot(client, arguments, slot, clock)
         place = _place(arguments, slot, snapshot)
         _make_importable(place)
-        check_fds(_links_of(place))
-        replica = Replica(place, snapshot, sockets, clock)
+        check_fds(_links_of(place), curve=arguments.keys is not None)
+        replica = Replica(place, snapshot, sockets, clock, security)
         signal.signal(signal.SIGTERM, lambda _number, _frame: replica.make_room())
         replica.run(client)
         if replica.made_room:
@@ -66,6 +68,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--slot", required=True, help="stage/index")
     parser.add_argument("--in", required=True, dest="into", help="where messages are taken")
     parser.add_argument("--ack", required=True, help="where answers to its own are taken")
+    parser.add_argument("--keys", type=Path, help="a key folder")
+    parser.add_argument("--insecure-loopback", action="store_true")
     parser.add_argument("--incarnation", required=True, type=int)
     parser.add_argument("--parent", required=True, type=int, help="pid of the supervisor")
     parser.add_argument("--log-level", default="WARNING")

@@ -38,7 +38,7 @@ from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.journal import Journal
 from zflow.state.positions import Position
-from zflow.wire.codec import PickleCodec, load_item
+from zflow.wire.codec import CODECS, load_item
 from zflow.wire.control import REDRIVE, Ownership, Roster, RunConfig, StageConfig
 from zflow.wire.data import Crash
 
@@ -96,14 +96,14 @@ def make_core(place: Place, position: Position | None) -> Core:
         incarnation=place.incarnation,
         ack_endpoint=place.ack,
         generation=config.generation,
-        codec=PickleCodec.name,
+        codec=config.codec,
     )
     inbox = InboxSettings(
         run_id=config.run_id,
         slot=me,
         incarnation=place.incarnation,
         generation=config.generation,
-        codec=PickleCodec.name,
+        codec=config.codec,
         edges=frozenset(edge.edge for edge in incoming),
         window_items=min((edge.window_items for edge in incoming), default=1),
         window_bytes=min((edge.window_bytes for edge in incoming), default=1),
@@ -123,7 +123,9 @@ def make_core(place: Place, position: Position | None) -> Core:
     if position is not None:
         number = text_hash64(place.slot.stage, str(place.slot.index), str(position.birth))
         origin = OriginSettings(origin=number, stage=place.slot.stage, low=first_low(position))
-    return Core(settings, codec=PickleCodec(), new_token=new_token, random=Random(), origin=origin)
+    return Core(
+        settings, codec=CODECS[config.codec](), new_token=new_token, random=Random(), origin=origin
+    )
 
 
 def first_low(position: Position) -> int:

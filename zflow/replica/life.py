@@ -17,6 +17,7 @@ from zflow.errors import InternalError, Unavailable
 from zflow.net.control import ControlClient
 from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
+from zflow.net.security import Security
 from zflow.net.sockets import Sockets
 from zflow.protocol.actions import Bury, Fail, Retire
 from zflow.replica.assembly import (
@@ -58,12 +59,20 @@ class Replica:
     """Everything of one replica. Made and run by the data thread."""
 
     def __init__(
-        self, place: Place, snapshot: control.Snapshot, sockets: Sockets, clock: Clock
+        self,
+        place: Place,
+        snapshot: control.Snapshot,
+        sockets: Sockets,
+        clock: Clock,
+        security: Security,
     ) -> None:
         stage, slot, run = place.stage, place.slot, place.run
         self.place = place
         self._clock = clock
         self._sockets = sockets
+        self._security = security
+        self._alarm = ""  # of the doors: a handshake that fails, a false name
+        self._accept()
         self.made_room = False
         self._room_asked = False
         self._leaving = False
@@ -114,6 +123,23 @@ class Replica:
         self._owners: dict[str, control.Ownership] = {}
         self._learn(snapshot.owners)
         self._leave_if_left()
+
+    def _accept(self) -> None:
+        """Everybody with whom this slot has an edge may connect; about once a second."""
+        here, config = self.place.slot.stage, self.place.config
+        above = {edge.source for edge in config.edges if edge.target == here}
+        below = {edge.target for edge in config.edges if edge.source == here}
+        rosters = [self.place.rosters[stage] for stage in above | below]
+        self._security.accept(name for roster in rosters for name in roster.names())
+
+    def _watch_doors(self) -> str:
+        """What is wrong at them, in a sentence; empty if nothing is."""
+        for peer, failure in self._sockets.handshake_failures().items():
+            if failure.failing:
+                return f"handshake with {peer} fails: {failure.reason}"
+        if self._links.bad_identity:
+            return f"{self._links.bad_identity} messages came in another slot's name"
+        return ""
 
     def _make_counters(self) -> Counters:
         name = self.place.slot.stage
@@ -347,7 +373,7 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended and known.probe == self._probe:
             same = "failed" if self._failure else self._state
-            if same == known.state:
+            if (same, self._alarm) == (known.state, known.alarm):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -361,6 +387,7 @@ class Replica:
             self._failure,
             self._source is None or self._source.ended,
             self._durable.moving.released if self._durable is not None else 0,
+            self._alarm,
         )
         if report != self._report:
             self._report = report
@@ -496,6 +523,9 @@ class Replica:
 
     def beat(self) -> None:
         """The process lives."""
+        with self._reactor.lock:
+            self._accept()
+            self._alarm = self._watch_doors()
         self._black_box.beat(self._clock.now_ns())
 
     def parent_lives(self) -> bool:

@@ -39,6 +39,7 @@ class Posts:
     run: RunDirectory
     state: Path
     control: str
+    options: tuple[str, ...]  # of every replica's command line, beside these
     addresses: Callable[[Slot], tuple[str, str]]
 
 

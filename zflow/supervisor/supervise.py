@@ -152,7 +152,7 @@ class Supervisor:
         into, ack = self.posts.addresses(member.slot)
         command = [sys.executable, "-m", "zflow.replica"]
         command += ["--run", str(self.posts.run.root), "--state", str(self.posts.state)]
-        command += ["--control", self.posts.control]
+        command += ["--control", self.posts.control, *self.posts.options]
         command += ["--slot", str(member.slot), "--in", into, "--ack", ack]
         command += ["--incarnation", str(member.incarnation), "--parent", str(os.getpid())]
         command += ["--log-level", self._log_level]

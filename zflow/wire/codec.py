@@ -295,3 +295,9 @@ def why_not_shippable(target: Callable[..., Any]) -> str | None:
     except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
         return f"{type(error).__name__}: {error}"
     return None
+
+
+CODECS: dict[str, type[PickleCodec] | type[MsgpackCodec]] = {
+    PickleCodec.name: PickleCodec,
+    MsgpackCodec.name: MsgpackCodec,
+}

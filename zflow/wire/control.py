@@ -71,6 +71,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     parameters: list[str]  # STAGE.NAME=VALUE, typed by the replica
     redrive: dict[str, list[str]] = {}  # stage `dead:EDGE` -> ids of the dead letters it sends
     redrive_rate_per_s: float = 0.0  # of all those sources together; 0: as fast as they can
+    codec: str = "pickle5"  # by which items travel
 
     def stage(self, name: str) -> StageConfig:
         """The stage of that name; raises KeyError."""
@@ -113,7 +114,8 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     """Replica -> coordinator, once a second and at every change: my state.
 
     activity: a number that moves whenever a unit is received or settled. probe: the last one seen.
-    exhausted: False while a source may yield more; one that is drained is not exhausted. owners: of
+    exhausted: False while a source may yield more; one that is drained is not exhausted. alarm: a
+    handshake that fails, or somebody who speaks in another one's name. owners: of
     a durable stage, the generation of `Ownership` up to which it has let go of what is not its own.
     """
 
@@ -127,6 +129,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     error: str = ""
     exhausted: bool = True
     owners: int = 0
+    alarm: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):

@@ -102,6 +102,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     stages: list[StagePicture]
     edges: list[EdgePicture]
     events: list[Event]  # the newest, oldest first
+    alarms: list[str] = []  # what is wrong now, a sentence each
 
     def stage(self, name: str) -> StagePicture:
         """The stage of that name; raises KeyError."""
