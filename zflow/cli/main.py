@@ -38,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
     "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "logs": Verb("zflow.cli.logs:logs", "Show what the replicas of a run print."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "pause": Verb(
         "zflow.cli.orders:pause",
