@@ -60,6 +60,7 @@ VERBS: dict[str, Verb] = {
     ),
     "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
     "status": Verb("zflow.cli.status:status", "Show what the stages of a running run do now."),
+    "tap": Verb("zflow.cli.tap:tap", "Look at the items of a live edge without consuming any."),
     "top": Verb("zflow.cli.top:top", "Watch a running run, drawn again every second."),
     "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
 }

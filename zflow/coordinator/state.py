@@ -83,6 +83,7 @@ class RunState:
             for index in range(stage.replicas)
         }
         self.rosters = {stage.name: Roster(stage.name, 0, {}) for stage in config.stages}
+        self.taps: dict[str, float] = {}  # edges that somebody looks at; said with every update
         self._addresses: dict[str, str] = {}
         self._signature: tuple[int, ...] | None = None
         self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
@@ -441,4 +442,5 @@ class RunState:
             roster,
             self.paused,
             self.epoch,
+            self.taps,
         )

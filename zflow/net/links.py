@@ -33,6 +33,7 @@ class DataLinks:
         self._out: dict[LinkKey, zmq.Socket[bytes]] = {}
         self._back: dict[LinkKey, tuple[str, int, zmq.Socket[bytes]]] = {}
         self.bad_frames = 0
+        self.tap: Callable[[Send], None] | None = None  # while somebody looks at what is sent
 
     def bind(self, in_endpoint: str | None, ack_endpoint: str | None) -> None:
         """Bind before anything connects; a source has no `in`, a sink no `ack`."""
@@ -65,7 +66,10 @@ class DataLinks:
         if socket is None:
             return False
         payload = action.payload.parts if action.payload is not None else ()  # type: ignore[attr-defined]
-        return _try_send(socket, data.encode_parts(action.frame, payload))
+        sent = _try_send(socket, data.encode_parts(action.frame, payload))
+        if self.tap is not None and sent:
+            self.tap(action)
+        return sent
 
     def reply(self, action: Reply) -> bool:
         """False if the socket does not take it now."""

@@ -19,6 +19,7 @@ FDS_PER_LINK = 4  # a PUSH with its connection at one end, the accepted one, its
 RECONNECT_FIRST_S = 0.01
 RECONNECT_MAX_S = 1.0
 HANDSHAKE_S = 3.0  # a peer that accepts and says nothing is tried again (libzmq's own: 30 s)
+MIRROR_HIGH_WATER = 4  # messages for somebody who looks; what he does not take is dropped
 COPIED_BYTES = 256 * 1024  # below it, copying costs less than giving the buffer back
 MAX_MESSAGE_BYTES = 2 * MAX_FRAME_BYTES  # an encoded message may overshoot by one item
 
@@ -120,6 +121,21 @@ class Sockets:
         socket = self._make(zmq.SUB)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         socket.connect(endpoint)
+        return socket
+
+    def mirror(self, endpoint: str) -> "zmq.Socket[bytes]":
+        """A bound PUB whose slow subscribers lose messages at once, and hold hardly any."""
+        socket = self._make(zmq.PUB)
+        socket.setsockopt(zmq.SNDHWM, MIRROR_HIGH_WATER)
+        socket.copy_threshold = COPIED_BYTES
+        self._bind(socket, endpoint)
+        return socket
+
+    def onlooker(self, topic: bytes) -> "zmq.Socket[bytes]":
+        """The other end, not connected yet."""
+        socket = self._make(zmq.SUB)
+        socket.setsockopt(zmq.RCVHWM, MIRROR_HIGH_WATER)
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
         return socket
 
     def _bind(self, socket: "zmq.Socket[bytes]", endpoint: str) -> None:

@@ -35,6 +35,7 @@ from zflow.replica.emit import Emitter
 from zflow.replica.keeper import Keeper
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
+from zflow.replica.tapping import Tapping
 from zflow.replica.userside import close_stage, open_stage
 from zflow.replica.worker import Bench, Worker, describe
 from zflow.state.blackbox import BlackBox
@@ -91,6 +92,7 @@ class Replica:
             on_fail=self._on_fail,
             on_retire=self._on_retire,
         )
+        self._tapping = Tapping(place, sockets, self._links, self._reactor.lock, clock)
         self._counters = Counters(self._core, is_sink=stage.kind == "sink")
         box = run.black_box(stage.number, slot.index, place.incarnation)
         self._black_box = BlackBox(box, self._counters.names())
@@ -319,7 +321,7 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended and known.probe == self._probe:
             same = "failed" if self._failure else self._state
-            if same == known.state:
+            if (same, self._tapping.endpoint) == (known.state, known.tap):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -333,6 +335,7 @@ class Replica:
             self._failure,
             self._source is None or self._source.ended,
             self._durable.moving.released if self._durable is not None else 0,
+            self._tapping.endpoint,
         )
         if report != self._report:
             self._report = report
@@ -368,6 +371,7 @@ class Replica:
             return
         if isinstance(message, control.Update):
             self._on_update(message)
+            self._tapping.learn(message.taps)
         else:
             self._learn(message.owners, message.rosters)
         self._epoch = message.epoch
@@ -458,6 +462,7 @@ class Replica:
     def beat(self) -> None:
         """The process lives."""
         self._black_box.beat(self._clock.now_ns())
+        self._tapping.turn()
 
     def parent_lives(self) -> bool:
         """The supervisor started this process and is its parent as long as it lives."""
