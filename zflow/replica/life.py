@@ -36,6 +36,7 @@ from zflow.replica.emit import Emitter
 from zflow.replica.keeper import Keeper
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
+from zflow.replica.tapping import Tapping
 from zflow.replica.timebook import BLOCKED, BUSY, STARVED
 from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
@@ -103,6 +104,7 @@ class Replica:
             on_retire=self._on_retire,
         )
         self._counters = self._make_counters()
+        self._tapping = Tapping(place, self._links, self._reactor.lock, clock)
         box = run.black_box(stage.number, slot.index, place.incarnation)
         self._black_box = BlackBox(box, self._counters.names())
         self._counters.attach(self._black_box)
@@ -373,7 +375,7 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended and known.probe == self._probe:
             same = "failed" if self._failure else self._state
-            if (same, self._alarm) == (known.state, known.alarm):
+            if (same, self._alarm, self._tapping.endpoint) == (known.state, known.alarm, known.tap):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -388,6 +390,7 @@ class Replica:
             self._source is None or self._source.ended,
             self._durable.moving.released if self._durable is not None else 0,
             self._alarm,
+            self._tapping.endpoint,
         )
         if report != self._report:
             self._report = report
@@ -423,6 +426,7 @@ class Replica:
             return
         if isinstance(message, control.Update):
             self._on_update(message)
+            self._tapping.learn(message.taps)
         else:
             self._learn(message.owners, message.rosters)
         self._epoch = message.epoch
@@ -527,6 +531,7 @@ class Replica:
             self._accept()
             self._alarm = self._watch_doors()
         self._black_box.beat(self._clock.now_ns())
+        self._tapping.turn()
 
     def parent_lives(self) -> bool:
         """The supervisor started this process and is its parent as long as it lives."""
