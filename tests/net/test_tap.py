@@ -33,7 +33,7 @@ def endpoint(tmp_path):
 
 @pytest.fixture
 def mirror(sockets, endpoint):
-    made = Mirror(sockets, endpoint, "read/0", 1)
+    made = Mirror(endpoint, "read/0", 1)
     made.choose([EDGE], 0.0)
     return made
 
@@ -121,7 +121,7 @@ def test_counts_are_told_when_nothing_may_be_mirrored(mirror, onlooker):
 def test_a_successor_at_the_same_place_is_found(sockets, mirror, onlooker, endpoint):
     first(onlooker, mirror)
     mirror.close()
-    successor = Mirror(sockets, endpoint, "read/0", 2)
+    successor = Mirror(endpoint, "read/0", 2)
     successor.choose([EDGE], 0.0)
     deadline = time.monotonic() + WITHIN_S
     header = None
@@ -133,7 +133,7 @@ def test_a_successor_at_the_same_place_is_found(sockets, mirror, onlooker, endpo
 
 def test_a_place_where_no_socket_can_be_is_unavailable(sockets, tmp_path):
     with pytest.raises(Unavailable, match="missing"):
-        Mirror(sockets, f"ipc://{tmp_path}/missing/0-0.tap", "read/0", 1)
+        Mirror(f"ipc://{tmp_path}/missing/0-0.tap", "read/0", 1)
 
 
 def test_what_is_no_mirrored_message_is_counted(sockets, onlooker, mirror):

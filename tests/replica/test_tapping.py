@@ -39,7 +39,7 @@ def replica(tmp_path, sockets):
     clock = SimpleNamespace(at_s=100.0)
     clock.now_s = lambda: clock.at_s
     links = SimpleNamespace(tap=None)
-    tapping = Tapping(place, sockets, links, threading.Lock(), clock)
+    tapping = Tapping(place, links, threading.Lock(), clock)
     socket = run.root / "s" / "0-0.tap"
     return SimpleNamespace(tapping=tapping, clock=clock, links=links, socket=socket, run=run)
 
