@@ -26,6 +26,7 @@ VERBS: dict[str, Verb] = {
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
     ),
+    "export": Verb("zflow.cli.export:export", "Write a topology down for Prometheus or Grafana."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
