@@ -6,7 +6,7 @@ exports, one replica a stage; time is Prometheus' own, so that nothing here take
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from zflow.export.rules import (
     recordings,
 )
 from zflow.metrics import GONE, STATES
+from zflow.stages import StageDecl
 
 TICK_S = 15
 TICKS = 60
@@ -32,44 +33,54 @@ EARLY, LATE = "1m", "14m"  # before an alert that waits may fire, and after any 
 
 Series = dict[str, str]  # what is fed in: a series, and its values in promtool's notation
 
-_VALUE = re.compile(r"\{\{.*?\}\}")
+_VALUE = re.compile(r"\{\{[^}]*\$value[^}]*\}\}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """What happens to the stage of one alert.
+    """What may happen to one stage (or sink, or the whole topology).
 
-    firing: the series under which it fires. near: those of cases that are close to it and no
-    reason to fire. shown: how the annotations write the value. job: where the value has that label.
+    labels: of the series that fires, beside those of the rule. firing: the series under which the
+    alert fires. near: those of cases that are close to it and no reason to fire. shown: how the
+    annotations write the value.
     """
 
+    labels: dict[str, str]
     firing: Series
     near: dict[str, Series]
-    shown: str
-    job: bool = False
+    shown: str = ""
+
+
+Case = tuple[Alert, Scenario]
 
 
 def rule_tests(declared: Declared, *, slo_s: float) -> list[dict[str, Any]]:
     """Every test group.
 
-    A healthy run, with what each recording rule gives; then of each kind of alert that every
-    stage's fires, alone of its kind or beside some others, and is silent in a case near to it.
+    A healthy run, with what each recording rule gives; then of each kind of alert that it fires
+    for every stage that it can be about, and is silent in each case that is near to it.
     """
     found = alerts(declared, slo_s=slo_s)
     groups = [_healthy_group(declared, found)]
-    for kind, make in SCENARIOS.items():
-        cases = [(one, make(declared, one, slo_s)) for one in found if one.name == kind]
-        if kind == "Bottleneck":  # the case of one stage is also about its neighbours
-            for place, case in enumerate(cases):
-                groups.append(_kind_group(declared, kind, [case], firing=[True], turn=place))
-                groups.append(_kind_group(declared, kind, [case], firing=[False], turn=place))
-            continue
-        most = max(len(scenario.near) for _, scenario in cases)
-        # promtool needs a tenth of a second for a group, so that half of the stages share one.
-        for turn in range(2 * math.ceil(most / max(1, len(cases) // 2))):
-            firing = [(place + turn) % 2 == 0 for place in range(len(cases))]
-            groups.append(_kind_group(declared, kind, cases, firing=firing, turn=turn // 2))
+    for name, make in SCENARIOS.items():
+        rules = [alert for alert in found if alert.name == name]
+        scenarios = list(make(declared, slo_s))
+        if len(rules) > 1:  # a rule for each stage, and its scenario is about its neighbours too
+            together = [[case] for case in zip(rules, scenarios, strict=True)]
+        else:
+            together = [[(rules[0], scenario) for scenario in scenarios]]
+        for cases in together:
+            groups += [_turn_group(declared, cases, turn) for turn in range(_turns(cases))]
     return groups
+
+
+def _turns(cases: list[Case]) -> int:
+    """How many groups it takes until each case has fired, and all that is near has come."""
+    near = max(len(scenario.near) for _, scenario in cases)
+    if len(cases) == 1:
+        return 1 + near
+    # promtool takes its time for a group: half of the stages fire in one, the others nearly.
+    return 2 * math.ceil(near / (len(cases) // 2))
 
 
 # --- groups ----------------------------------------------------------------------------------
@@ -86,41 +97,46 @@ def _healthy_group(declared: Declared, found: list[Alert]) -> dict[str, Any]:
     )
 
 
-def _kind_group(
-    declared: Declared,
-    kind: str,
-    cases: list[tuple[Alert, Scenario]],
-    *,
-    firing: list[bool],
-    turn: int,
-) -> dict[str, Any]:
-    """Alerts of one kind, some firing and the others in one of the cases that are near to it.
+def _turn_group(declared: Declared, cases: list[Case], turn: int) -> dict[str, Any]:
+    """Alerts of one kind: every second one fires, the others are in a case near to it.
 
-    turn: which case, so that over turns and places all of them come.
+    turn: from one to the next they change places, and what is near changes. A case alone fires
+    first.
     """
     series = healthy(declared)
     told, fired = [], []
-    for place, ((alert, scenario), fires) in enumerate(zip(cases, firing, strict=True)):
-        what = list(scenario.near)[(turn + place // 2) % len(scenario.near)]
-        told.append(f"{alert.stage or declared.name} {'fires' if fires else what}")
+    for place, (alert, scenario) in enumerate(cases):
+        fires = turn == 0 if len(cases) == 1 else (place + turn) % 2 == 0
+        near = turn - 1 if len(cases) == 1 else turn // 2 + place // 2
+        what = list(scenario.near)[near % len(scenario.near)]
+        told.append(f"{_name_of(declared, scenario)} {'fires' if fires else what}")
         series |= scenario.firing if fires else scenario.near[what]
         if fires:
             fired.append(_fired(declared, alert, scenario))
-    checks = [_expected(kind, LATE, fired)]
-    if cases[0][0].lasting != "0s":
-        checks.insert(0, _expected(kind, EARLY, []))
-    return _group(f"{kind}: {'; '.join(told)}", series, checks)
+    first = cases[0][0]
+    checks = [_expected(first.name, LATE, fired)]
+    if first.lasting != "0s":
+        checks.insert(0, _expected(first.name, EARLY, []))
+    return _group(f"{first.name}: {'; '.join(told)}", series, checks)
+
+
+def _name_of(declared: Declared, scenario: Scenario) -> str:
+    labels = scenario.labels
+    return labels.get("stage") or labels.get("sink") or declared.name
 
 
 def _fired(declared: Declared, alert: Alert, scenario: Scenario) -> dict[str, Any]:
-    job = {"job": job_of(declared)} if scenario.job else {}
+    labels = {**labels_of(declared, alert), **scenario.labels}
+
+    def read(template: str) -> str:
+        for label, value in labels.items():
+            template = template.replace(f"{{{{ $labels.{label} }}}}", value)
+        return _VALUE.sub(scenario.shown, template)
+
+    texts = {"summary": alert.summary, "description": alert.description, "command": alert.command}
     return {
-        "exp_labels": {**labels_of(declared, alert), **job},
-        "exp_annotations": {
-            "summary": _VALUE.sub(scenario.shown, alert.summary),
-            "description": _VALUE.sub(scenario.shown, alert.description),
-            "command": alert.command,
-        },
+        "exp_labels": labels,
+        "exp_annotations": {name: read(text) for name, text in texts.items()},
     }
 
 
@@ -265,101 +281,111 @@ RECORDED: dict[str, float] = {
 }
 
 
-# --- scenarios, one kind of alert each -------------------------------------------------------
+# --- scenarios of each kind of alert ---------------------------------------------------------
 
 
-def _backpressure(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    return Scenario(
-        firing=spent(declared, alert.stage, blocked=1),
-        near={"blocked half its time": spent(declared, alert.stage, blocked=0.5, busy=0.5)},
-        shown="100%",
-    )
+def _backpressure(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for stage in declared.stages:
+        if declared.edges_from(stage.name):
+            half = spent(declared, stage.name, blocked=0.5, busy=0.5)
+            yield Scenario(
+                labels={"stage": stage.name},
+                firing=spent(declared, stage.name, blocked=1),
+                near={"is blocked half its time": half},
+                shown="100%",
+            )
 
 
-def _bottleneck(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    above = [edge.source for edge in declared.edges_into(alert.stage)]
-    below = [edge.target for edge in declared.edges_from(alert.stage)]
-    busy = spent(declared, alert.stage, busy=1)
-    firing = dict(busy)
+def _bottlenecks(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for stage in declared.stages:
+        yield _bottleneck(declared, stage)
+
+
+def _bottleneck(declared: Declared, stage: StageDecl) -> Scenario:
+    above = [edge.source for edge in declared.edges_into(stage.name)]
+    below = [edge.target for edge in declared.edges_from(stage.name)]
+    firing = spent(declared, stage.name, busy=1)
     for name in above:
         firing |= spent(declared, name, blocked=0.75, busy=0.25)
     for name in below:
         firing |= spent(declared, name, starved=0.75, busy=0.25)
-    near = {"not busy enough": firing | spent(declared, alert.stage, busy=0.75, starved=0.25)}
+    near = {"is not busy enough": firing | spent(declared, stage.name, busy=0.75, starved=0.25)}
     if above:
         flowing = [spent(declared, name, busy=1) for name in above]
-        near["what is before it gets rid of its items"] = _merged(firing, *flowing)
+        near["has a source that gets rid of all"] = _merged(firing, *flowing)
     if below:
-        fed = [spent(declared, below[-1], busy=1)]
-        near["what is behind it gets enough"] = _merged(firing, *fed)
-    return Scenario(firing=firing, near=near, shown="100%")
+        fed = spent(declared, below[-1], busy=1)
+        near["keeps a stage behind it busy"] = firing | fed
+    return Scenario(labels={"stage": stage.name}, firing=firing, near=near, shown="100%")
 
 
-def _crash_loop(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    def restarts(values: str, reason: str = "signal") -> Series:
-        return _counted(declared, alert.stage, "restarts_total", values, reason=reason)
+def _crash_loop(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for stage in declared.stages:
 
-    return Scenario(
-        # The series begins with its first restart, as a counter with a label does.
-        firing=restarts(f"_x47 1 2 {LEAST_RESTARTS}x8"),
-        near={
-            "two restarts": restarts("_x47 1 2x9"),
-            "long ago": restarts(f"0 1 2 3 4 5x{TICKS}"),
-            "a new version": restarts(rising(0.1), "rollout"),
-        },
-        shown=str(LEAST_RESTARTS),
-    )
+        def restarts(values: str, reason: str = "signal", name: str = stage.name) -> Series:
+            return _counted(declared, name, "restarts_total", values, reason=reason)
 
-
-def _dead_letters(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    def letters(values: str) -> Series:
-        return _counted(declared, alert.stage, "dead_letters_total", values, reason="error")
-
-    return Scenario(
-        firing=letters("_x48 1x8"),
-        near={"long ago": letters(f"0 7x{TICKS}")},
-        shown="1",
-    )
+        yield Scenario(
+            labels={"stage": stage.name},
+            # The series begins with its first restart, as a counter with a label does.
+            firing=restarts(f"_x47 1 2 {LEAST_RESTARTS}x8"),
+            near={
+                "had two restarts": restarts("_x47 1 2x9"),
+                "had some long ago": restarts(f"0 1 2 3 4 5x{TICKS}"),
+                "is a new version": restarts(rising(0.1), "rollout"),
+            },
+            shown=str(LEAST_RESTARTS),
+        )
 
 
-def _latency(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    def taking(least_s: float) -> Series:
-        names = {"source": declared.stages[0].name, "sink": alert.stage}
-        return _buckets(declared, "end_to_end_seconds", least_s, **names)
+def _dead_letters(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for stage in declared.stages:
 
-    return Scenario(
-        firing=taking(2 * slo_s),
-        near={"as agreed": taking(slo_s)},
-        shown=f"{2 * slo_s:.3f}",
-    )
+        def letters(values: str, name: str = stage.name) -> Series:
+            return _counted(declared, name, "dead_letters_total", values, reason="error")
 
-
-def _no_throughput(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
-    def case(processed: str, waiting: float, **ratios: float) -> Series:
-        return {
-            **_counted(declared, alert.stage, "items_processed_total", processed, outcome="ok"),
-            **_counted(declared, alert.stage, "inbox_items", steady(waiting)),
-            **spent(declared, alert.stage, **ratios),
-        }
-
-    return Scenario(
-        firing=case(steady(5), 3, busy=1),
-        near={
-            "it gets on": case(rising(1), 3, busy=1),
-            "nothing waits": case(steady(5), 0, starved=1),
-            "it is held back": case(steady(5), 3, blocked=1),
-        },
-        shown="0",
-    )
+        yield Scenario(
+            labels={"stage": stage.name},
+            firing=letters("_x48 1x8"),
+            near={"had some long ago": letters(f"0 7x{TICKS}")},
+            shown="1",
+        )
 
 
-def _coordinator_down(declared: Declared, alert: Alert, slo_s: float) -> Scenario:
+def _latency(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for source, sink in _ways(declared):
+        way = {"source": source, "sink": sink}
+        yield Scenario(
+            labels=way,
+            firing=_buckets(declared, "end_to_end_seconds", 2 * slo_s, **way),
+            near={"takes what is agreed": _buckets(declared, "end_to_end_seconds", slo_s, **way)},
+            shown=f"{2 * slo_s:.3f}",
+        )
+
+
+def _no_throughput(declared: Declared, slo_s: float) -> Iterator[Scenario]:
+    for stage in declared.stages:
+        if stage.kind == "source":
+            continue
+        stuck = _counted(declared, stage.name, "items_processed_total", steady(5), outcome="ok")
+        stuck |= spent(declared, stage.name, busy=1)
+        yield Scenario(
+            labels={"stage": stage.name},
+            firing=stuck,
+            near={
+                "gets on": spent(declared, stage.name, busy=1),
+                "has nothing": stuck | _counted(declared, stage.name, "inbox_items", steady(0)),
+                "is held back": stuck | spent(declared, stage.name, blocked=1),
+            },
+        )
+
+
+def _coordinator_down(declared: Declared, slo_s: float) -> Iterator[Scenario]:
     up = f'up{{job="{job_of(declared)}"}}'
-    return Scenario(
+    yield Scenario(
+        labels={"job": job_of(declared)},
         firing={up: f"1 0x{TICKS}"},
-        near={"one scrape failed": {up: f"1x54 0x2 1x{TICKS}"}},
-        shown="0",
-        job=True,
+        near={"fails one scrape": {up: f"1x54 0x2 1x{TICKS}"}},
     )
 
 
@@ -367,9 +393,9 @@ def _merged(*parts: Series) -> Series:
     return {name: values for part in parts for name, values in part.items()}
 
 
-SCENARIOS: dict[str, Callable[[Declared, Alert, float], Scenario]] = {
+SCENARIOS: dict[str, Callable[[Declared, float], Iterator[Scenario]]] = {
     "BackpressureSustained": _backpressure,
-    "Bottleneck": _bottleneck,
+    "Bottleneck": _bottlenecks,
     "CrashLoop": _crash_loop,
     "CoordinatorDown": _coordinator_down,
     "DeadLetters": _dead_letters,

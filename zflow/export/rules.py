@@ -26,6 +26,7 @@ DEFAULT_SLO_S = 1.0
 
 _PER_REPLICA = {metric.name for metric in METRICS if "replica" in metric.labels}
 
+STAGE, SINK = "{{ $labels.stage }}", "{{ $labels.sink }}"
 PERCENT = "{{ $value | humanizePercentage }}"
 NUMBER = '{{ printf "%.0f" $value }}'
 SECONDS = '{{ printf "%.3f" $value }}'
@@ -42,20 +43,20 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Alert:
-    """One alert rule. stage: which it is about; empty if about the whole topology.
+    """One alert rule. stage: the one that it is about; empty if its series have that label.
 
     lasting: how long the condition holds before it fires, as Prometheus writes it; 0s is at once.
-    command: what to type next.
+    command: what to type next. It and the texts are Go templates over $labels and $value.
     """
 
     name: str
-    stage: str
     expr: str
     lasting: str
     severity: str
     summary: str
     description: str
     command: str
+    stage: str = ""
 
 
 def job_of(declared: Declared) -> str:
@@ -110,23 +111,20 @@ def recordings(declared: Declared) -> list[Recording]:
 
 
 def alerts(declared: Declared, *, slo_s: float = DEFAULT_SLO_S) -> list[Alert]:
-    """Every alert rule of a topology: one of a kind per stage that it can be about.
+    """Every alert rule of a topology: one of a kind, and a Bottleneck for each stage, since its
+    neighbours are known from the graph alone.
 
     slo_s: how long 99 of 100 items may take from their source to a sink.
     """
-    found: list[Alert] = []
-    for stage in declared.stages:
-        if declared.edges_from(stage.name):
-            found.append(_backpressure(declared, stage))
-        found.append(_bottleneck(declared, stage))
-        found.append(_crash_loop(declared, stage))
-        found.append(_dead_letters(declared, stage))
-        if stage.kind == "sink":
-            found.append(_latency(declared, stage, slo_s))
-        if stage.kind != "source":
-            found.append(_no_throughput(declared, stage))
-    # Sorted is stable: alerts of one kind stand together, stages in topological order.
-    return [*sorted(found, key=lambda alert: alert.name), _coordinator_down(declared)]
+    return [
+        _backpressure(declared),
+        *(_bottleneck(declared, stage) for stage in declared.stages),
+        _crash_loop(declared),
+        _dead_letters(declared),
+        _latency(declared, slo_s),
+        _no_throughput(declared),
+        _coordinator_down(declared),
+    ]
 
 
 def recording_data(rule: Recording) -> dict[str, Any]:
@@ -190,17 +188,15 @@ def _queue_ratio(declared: Declared) -> Recording:
 # --- alert rules -----------------------------------------------------------------------------
 
 
-def _backpressure(declared: Declared, stage: StageDecl) -> Alert:
+def _backpressure(declared: Declared) -> Alert:
     return Alert(
         name="BackpressureSustained",
-        stage=stage.name,
-        expr=f"{_share(declared, stage, 'blocked')} > {BLOCKED_RATIO}",
+        expr=f"{_share(declared, 'blocked')} > {BLOCKED_RATIO}",
         lasting="5m",
         severity="warning",
-        summary=f"{stage.name} of {declared.name} is held back by what comes behind it",
+        summary=f"{STAGE} of {declared.name} is held back by what comes behind it",
         description=(
-            f"{stage.name} waits {PERCENT} of its time for credit on"
-            f" {_named(edge.label for edge in declared.edges_from(stage.name))}:"
+            f"{STAGE} waits {PERCENT} of its time for room on the edges out of it:"
             " what is behind takes items more slowly than they come."
         ),
         command="zflow explain",
@@ -210,7 +206,7 @@ def _backpressure(declared: Declared, stage: StageDecl) -> Alert:
 def _bottleneck(declared: Declared, stage: StageDecl) -> Alert:
     above = [edge.source for edge in declared.edges_into(stage.name)]
     below = [edge.target for edge in declared.edges_from(stage.name)]
-    lines = [f"{_share(declared, stage, 'busy')} > {BUSY_RATIO}"]
+    lines = [f"{_share(declared, 'busy', stage=stage.name)} > {BUSY_RATIO}"]
     told = []
     if above:
         most = f"max by (topology) ({_state(declared, above, 'blocked')})"
@@ -233,72 +229,65 @@ def _bottleneck(declared: Declared, stage: StageDecl) -> Alert:
     )
 
 
-def _crash_loop(declared: Declared, stage: StageDecl) -> Alert:
-    restarts = f'zflow_restarts_total{{topology="{declared.name}",stage="{stage.name}",'
-    restarts += 'reason!="rollout"}'
+def _crash_loop(declared: Declared) -> Alert:
+    restarts = f'zflow_restarts_total{{topology="{declared.name}",reason!="rollout"}}'
     return Alert(
         name="CrashLoop",
-        stage=stage.name,
         expr=_gained(restarts, f">= {LEAST_RESTARTS}"),
         lasting="0s",
         severity="critical",
-        summary=f"processes of {stage.name} of {declared.name} die again and again",
-        description=f"{stage.name} was started again {NUMBER} times within {RECENT}.",
-        command=f"zflow logs {stage.name}",
+        summary=f"processes of {STAGE} of {declared.name} die again and again",
+        description=f"{STAGE} was started again {NUMBER} times within {RECENT}.",
+        command=f"zflow logs {STAGE}",
     )
 
 
-def _dead_letters(declared: Declared, stage: StageDecl) -> Alert:
-    letters = selected(declared, "zflow_dead_letters_total", stage=stage.name)
+def _dead_letters(declared: Declared) -> Alert:
     return Alert(
         name="DeadLetters",
-        stage=stage.name,
-        expr=_gained(letters, "> 0"),
+        expr=_gained(selected(declared, "zflow_dead_letters_total"), "> 0"),
         lasting="0s",
         severity="warning",
-        summary=f"{stage.name} of {declared.name} gives items up",
-        description=f"{NUMBER} items of {stage.name} became dead letters within {RECENT}.",
-        command=f"zflow dead ls --topology {declared.name} --stage {stage.name} --newer {RECENT}",
+        summary=f"{STAGE} of {declared.name} gives items up",
+        description=f"{NUMBER} items of {STAGE} became dead letters within {RECENT}.",
+        command=f"zflow dead ls --topology {declared.name} --stage {STAGE} --newer {RECENT}",
     )
 
 
-def _latency(declared: Declared, stage: StageDecl, slo_s: float) -> Alert:
-    slowest = f"max by (topology) ({selected(declared, LATENCY_P99, sink=stage.name)})"
+def _latency(declared: Declared, slo_s: float) -> Alert:
     return Alert(
         name="LatencySLO",
-        stage=stage.name,
-        expr=f"{slowest} > {slo_s:g}",
+        expr=f"{selected(declared, LATENCY_P99)} > {slo_s:g}",
         lasting="5m",
         severity="warning",
-        summary=f"items reach {stage.name} of {declared.name} later than agreed",
+        summary=f"items reach {SINK} of {declared.name} later than agreed",
         description=(
-            f"One item in a hundred takes {SECONDS} s or longer from its source to {stage.name};"
-            f" {slo_s:g} s are agreed."
+            f"One item in a hundred takes {SECONDS} s or longer from {{{{ $labels.source }}}} to"
+            f" {SINK}; {slo_s:g} s are agreed."
         ),
         command="zflow explain",
     )
 
 
-def _no_throughput(declared: Declared, stage: StageDecl) -> Alert:
-    waiting = selected(declared, "zflow_inbox_items", stage=stage.name)
-    processed = counted(declared, "zflow_items_processed_total", stage=stage.name)
+def _no_throughput(declared: Declared) -> Alert:
+    waiting = selected(declared, "zflow_inbox_items")
+    processed = counted(declared, "zflow_items_processed_total")
     expr = (
         f"sum by (topology, stage) (rate({processed}[5m])) == 0\n"
         f"  and on (topology, stage) sum by (topology, stage) ({waiting}) > 0\n"
         # A stage that is held back is not the one to look at: the next one is.
-        f"  unless on (topology, stage) {_share(declared, stage, 'blocked')} > {BLOCKED_RATIO}"
+        f"  unless on (topology, stage) {_share(declared, 'blocked')} > {BLOCKED_RATIO}"
     )
     return Alert(
         name="NoThroughput",
-        stage=stage.name,
         expr=expr,
         lasting="5m",
         severity="critical",
-        summary=f"{stage.name} of {declared.name} does not get on",
+        summary=f"{STAGE} of {declared.name} does not get on",
         description=(
-            f"{stage.name} has items, nothing holds it back, and it has done none for ten minutes."
+            f"{STAGE} has items, nothing holds it back, and it has done none for ten minutes."
         ),
-        command=f"zflow logs {stage.name}",
+        command=f"zflow logs {STAGE}",
     )
 
 
@@ -306,7 +295,6 @@ def _coordinator_down(declared: Declared) -> Alert:
     up = f'up{{job="{job_of(declared)}"}}'
     return Alert(
         name="CoordinatorDown",
-        stage="",
         expr=f"max by (job) ({up}) == 0 or absent({up})",
         lasting="1m",
         severity="critical",
@@ -319,9 +307,9 @@ def _coordinator_down(declared: Declared) -> Alert:
     )
 
 
-def _share(declared: Declared, stage: StageDecl, state: str) -> str:
-    """The share of its time that a stage spends in a state, without that label."""
-    return f"max by (topology, stage) ({_state(declared, [stage.name], state)})"
+def _share(declared: Declared, state: str, **stage: str) -> str:
+    """The share of its time that each stage, or one, spends in a state, without that label."""
+    return f"max by (topology, stage) ({selected(declared, STATE_RATIO, **stage, state=state)})"
 
 
 def _state(declared: Declared, stages: list[str], state: str) -> str:
