@@ -12,7 +12,8 @@ from zflow.declared.model import Declared
 from zflow.loader import load
 
 ROOT = Path(__file__).parents[2]
-TARGETS = [*sorted((ROOT / "topologies").glob("*.py")), Path(__file__).with_name("everything.py")]
+EVERYTHING = Path(__file__).with_name("everything.py")
+TARGETS = [*sorted((ROOT / "topologies").glob("*.py")), EVERYTHING]
 LONGEST_S = 100
 
 
@@ -29,7 +30,7 @@ def declared(request) -> Declared:
 @pytest.fixture(scope="session")
 def everything() -> Declared:
     """A topology with sources, sinks, a durable stage, dead letters and drops."""
-    return declared_of(Path(__file__).with_name("everything.py"))
+    return declared_of(EVERYTHING)
 
 
 def program(name: str, package: str) -> str:
