@@ -74,7 +74,7 @@ def export() -> None:
     """
 
 
-@export.command()
+@export.command(short_help="Scrape configuration, rules, alerts, and tests of them.")
 @click.argument("target")
 @folder_option("prometheus")
 @common_options
@@ -94,7 +94,7 @@ def prometheus(target: str, folder: Path, address: str, slo_s: float, as_json: b
     _write(folder, files, hint, as_json=as_json)
 
 
-@export.command()
+@export.command(short_help="A dashboard, and all that it takes to see it.")
 @click.argument("target")
 @folder_option("grafana")
 @click.option(
