@@ -6,8 +6,8 @@ import re
 import pytest
 import yaml
 
-from zflow.export.dashboard import NOT_SHOWN, dashboard, dashboard_uid
-from zflow.export.grafana import DATASOURCE_UID, grafana_files
+from zflow.export.dashboard import NOT_SHOWN
+from zflow.export.grafana import DATASOURCE_UID, dashboard, dashboard_uid, grafana_files
 from zflow.metrics import METRICS
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.conftest import TARGETS, declared_of, done, missing, program
-from zflow.export.dashboard import dashboard
+from zflow.export.grafana import dashboard
 
 PACKAGES = ["@grafana/schema@13.2.3", "typescript@7.0.2"]
 SCHEMA = Path(__file__).with_name("schema.ts")

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.export.conftest import EVERYTHING, ROOT, declared_of, program
-from zflow.export.dashboard import dashboard
+from zflow.export.grafana import dashboard
 from zflow.export.prometheus import CONFIG_SD, SCRAPE_INTERVAL, prometheus_files
 from zflow.export.rules import alerts, recordings
 

@@ -4,99 +4,27 @@ Decides the content. How a panel is written is decided in `export.panels`. A que
 until something goes wrong stands in `Failures` or with all edges or replicas, not at each stage.
 """
 
-import hashlib
 from collections.abc import Iterator
-from typing import Any
 
 from zflow.declared.model import Declared
 from zflow.export.panels import (
     Panel,
-    placed,
     quantile,
     rate,
     rate_by,
-    row_dict,
     series,
     time_shares,
     total_by,
 )
-from zflow.export.yamltext import MADE_BY
 from zflow.stages import StageDecl
 
-SCHEMA_VERSION = 39
 CHOSEN = 'stage=~"$stage"'
 FIRING = 'alertstate="firing"'
 # Metrics that no panel shows, and why. Everything else that zflow exports is on one.
 NOT_SHOWN: dict[str, str] = {}
 
 
-def dashboard(declared: Declared) -> dict[str, Any]:
-    """The dashboard as Grafana reads it. Equal topologies give equal dashboards."""
-    panels: list[dict[str, Any]] = []
-    number, y = 1, 0
-    for title, is_open, content in _rows(declared):
-        made, end = placed(content, number + 1, y + 1)
-        panels.append(row_dict(number, title, y, [] if is_open else made))
-        panels += made if is_open else []
-        number, y = number + 1 + len(made), end if is_open else y + 1
-    return {
-        "uid": dashboard_uid(declared),
-        "title": f"zflow: {declared.name}",
-        "description": MADE_BY,
-        "tags": ["zflow"],
-        "schemaVersion": SCHEMA_VERSION,
-        "editable": True,
-        "graphTooltip": 1,
-        "timezone": "browser",
-        "time": {"from": "now-15m", "to": "now"},
-        "refresh": "5s",
-        "templating": {"list": _variables(declared)},
-        "panels": panels,
-    }
-
-
-def dashboard_uid(declared: Declared) -> str:
-    """The same for every export of a topology, so that links to it last."""
-    # Names may have letters that a uid may not have.
-    return "zflow-" + hashlib.sha256(declared.name.encode()).hexdigest()[:16]
-
-
-def _variables(declared: Declared) -> list[dict[str, Any]]:
-    datasource = {"type": "prometheus", "uid": "${datasource}"}
-    query = {"type": "query", "datasource": datasource, "refresh": 2, "sort": 1, "regex": ""}
-    topologies = "label_values(zflow_topology_info, topology)"
-    stages = 'label_values(zflow_replicas{topology="$topology"}, stage)'
-    return [
-        {
-            "name": "datasource",
-            "label": "Data source",
-            "type": "datasource",
-            "query": "prometheus",
-            "refresh": 1,
-            "regex": "",
-            "current": {"text": "zflow", "value": "zflow-prometheus", "selected": True},
-        },
-        {
-            **query,
-            "name": "topology",
-            "label": "Topology",
-            "query": {"query": topologies, "refId": "topology"},
-            "current": {"text": declared.name, "value": declared.name, "selected": True},
-        },
-        {
-            **query,
-            "name": "stage",
-            "label": "Stage",
-            "query": {"query": stages, "refId": "stage"},
-            "multi": True,
-            "includeAll": True,
-            "allValue": ".*",
-            "current": {"text": ["All"], "value": ["$__all"], "selected": True},
-        },
-    ]
-
-
-def _rows(declared: Declared) -> Iterator[tuple[str, bool, list[Panel]]]:
+def rows_of(declared: Declared) -> Iterator[tuple[str, bool, list[Panel]]]:
     """(title, whether it stands open, panels), from the whole to its parts."""
     yield "Overview", True, list(_overview())
     yield "Failures", False, list(_failures())
@@ -367,7 +295,12 @@ def _coordinator() -> Iterator[Panel]:
     ]
     for title, description, expr in tables:
         yield Panel(
-            title=title, description=description, unit="none", kind="table", queries=((expr, ""),)
+            title=title,
+            description=description,
+            unit="none",
+            kind="table",
+            queries=((expr, ""),),
+            hidden=("__name__", "Value") if expr.endswith("_info") or "_info{" in expr else (),
         )
 
 

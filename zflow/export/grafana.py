@@ -3,10 +3,13 @@
 Decides which files there are and what stands in them. Never writes them.
 """
 
+import hashlib
 import json
+from typing import Any
 
 from zflow.declared.model import Declared
-from zflow.export.dashboard import dashboard, dashboard_uid
+from zflow.export.dashboard import rows_of
+from zflow.export.panels import DATASOURCE, placed, row_dict
 from zflow.export.prometheus import (
     CONFIG,
     DEFAULT_ADDRESS,
@@ -17,6 +20,7 @@ from zflow.export.rules import DEFAULT_SLO_S
 from zflow.export.yamltext import MADE_BY, yaml_text
 
 DEFAULT_PROMETHEUS = "http://127.0.0.1:9090"
+SCHEMA_VERSION = 39
 DATASOURCE_UID = "zflow-prometheus"
 
 # Grafana reads provisioning files with environment variables in them, and its images set this one.
@@ -62,6 +66,71 @@ def grafana_files(
         f"provisioning/dashboards/zflow-{declared.name}.json": shown + "\n",
         **{f"prometheus/{name}": text for name, text in rules.items()},
     }
+
+
+def dashboard(declared: Declared) -> dict[str, Any]:
+    """The dashboard as Grafana reads it. Equal topologies give equal dashboards."""
+    panels: list[dict[str, Any]] = []
+    number, y = 1, 0
+    for title, is_open, content in rows_of(declared):
+        made, end = placed(content, number + 1, y + 1)
+        panels.append(row_dict(number, title, y, [] if is_open else made))
+        panels += made if is_open else []
+        number, y = number + 1 + len(made), end if is_open else y + 1
+    return {
+        "uid": dashboard_uid(declared),
+        "title": f"zflow: {declared.name}",
+        "description": MADE_BY,
+        "tags": ["zflow"],
+        "schemaVersion": SCHEMA_VERSION,
+        "editable": True,
+        "graphTooltip": 1,
+        "timezone": "browser",
+        "time": {"from": "now-15m", "to": "now"},
+        "refresh": "5s",
+        "templating": {"list": _variables(declared)},
+        "panels": panels,
+    }
+
+
+def dashboard_uid(declared: Declared) -> str:
+    """The same for every export of a topology, so that links to it last."""
+    # Names may have letters that a uid may not have.
+    return "zflow-" + hashlib.sha256(declared.name.encode()).hexdigest()[:16]
+
+
+def _variables(declared: Declared) -> list[dict[str, Any]]:
+    query = {"type": "query", "datasource": DATASOURCE, "refresh": 2, "sort": 1, "regex": ""}
+    topologies = "label_values(zflow_topology_info, topology)"
+    stages = 'label_values(zflow_replicas{topology="$topology"}, stage)'
+    return [
+        {
+            "name": "datasource",
+            "label": "Data source",
+            "type": "datasource",
+            "query": "prometheus",
+            "refresh": 1,
+            "regex": "",
+            "current": {"text": "zflow", "value": DATASOURCE_UID, "selected": True},
+        },
+        {
+            **query,
+            "name": "topology",
+            "label": "Topology",
+            "query": {"query": topologies, "refId": "topology"},
+            "current": {"text": declared.name, "value": declared.name, "selected": True},
+        },
+        {
+            **query,
+            "name": "stage",
+            "label": "Stage",
+            "query": {"query": stages, "refId": "stage"},
+            "multi": True,
+            "includeAll": True,
+            "allValue": ".*",
+            "current": {"text": ["All"], "value": ["$__all"], "selected": True},
+        },
+    ]
 
 
 def _datasource(url: str) -> str:

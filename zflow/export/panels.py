@@ -8,15 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from zflow.metrics import GONE, METRICS
+from zflow.export.rules import PER_REPLICA
+from zflow.metrics import GONE
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 COLUMNS = 24  # of Grafana's grid
 
 # By the text of the legend, so that a state has its colour on every panel.
 STATE_COLOURS = {"busy": "green", "starved": "blue", "blocked": "red", "overhead": "#808080"}
-
-_PER_REPLICA = {metric.name for metric in METRICS if "replica" in metric.labels}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +24,7 @@ class Panel:
 
     kind: timeseries, stat, table or barchart. width: of 24 columns; height: of about 30 pixels.
     states: shares of time, stacked, each state in its colour. alarming: red from 1 on.
+    hidden: columns that a table leaves out.
     """
 
     title: str
@@ -36,6 +36,7 @@ class Panel:
     height: int = 8
     states: bool = False
     alarming: bool = False
+    hidden: tuple[str, ...] = ()
 
 
 # --- PromQL ----------------------------------------------------------------------------------
@@ -49,7 +50,7 @@ def series(metric: str, *matchers: str) -> str:
 
 def rate(metric: str, *matchers: str) -> str:
     """How fast counters grow, per second; without what slots that were scaled away left behind."""
-    living = (f'replica!="{GONE}"',) if metric in _PER_REPLICA else ()
+    living = (f'replica!="{GONE}"',) if metric in PER_REPLICA else ()
     return f"rate({series(metric, *matchers, *living)}[$__rate_interval])"
 
 
@@ -170,16 +171,16 @@ def _transformations(panel: Panel) -> list[dict[str, Any]]:
         matrix = {"rowField": "stage", "columnField": "state", "valueField": "Value"}
         return [{"id": "groupingToMatrix", "options": matrix}]
     if panel.kind == "table":
-        hidden = {"Time": True, "instance": True, "job": True, "topology": True}
-        return [{"id": "organize", "options": {"excludeByName": hidden}}]
+        hidden = ("Time", "instance", "job", "topology", *panel.hidden)
+        return [{"id": "organize", "options": {"excludeByName": dict.fromkeys(hidden, True)}}]
     return []
 
 
 # --- options of each kind: (options, custom fields) ------------------------------------------
 
 _LEGEND: dict[str, Any] = {
-    "calcs": ["lastNotNull"],
-    "displayMode": "table",
+    "calcs": [],
+    "displayMode": "list",
     "placement": "bottom",
     "showLegend": True,
 }
@@ -222,7 +223,7 @@ def _barchart(panel: Panel) -> tuple[dict[str, Any], dict[str, Any]]:
         "barWidth": 0.8,
         "fullHighlight": False,
         "groupWidth": 0.7,
-        "legend": _LEGEND | {"calcs": [], "displayMode": "list"},
+        "legend": _LEGEND,
         "orientation": "horizontal",
         "showValue": "never",
         "stacking": "normal",

@@ -1,7 +1,7 @@
 """promtool unit tests of the rules of one topology: when each alert fires, and when it must not.
 
-Decides the series that are fed in and what is expected of them. Series are those that zflow
-exports, one replica a stage; time is Prometheus' own, so that nothing here takes any.
+Decides what happens to a stage in each case, and what is expected then. Time is Prometheus' own, so
+that nothing here takes any.
 """
 
 import math
@@ -11,6 +11,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from zflow.declared.model import Declared
+from zflow.export.rule_series import (
+    TICK_S,
+    TICKS,
+    Series,
+    buckets,
+    healthy,
+    label_text,
+    of_stage,
+    rising,
+    spent,
+    steady,
+    ways,
+)
 from zflow.export.rules import (
     LATENCY_P99,
     LEAST_RESTARTS,
@@ -23,15 +36,11 @@ from zflow.export.rules import (
     labels_of,
     recordings,
 )
-from zflow.metrics import GONE, STATES
+from zflow.metrics import STATES
 from zflow.stages import StageDecl
 
-TICK_S = 15
-TICKS = 60
 EVALUATED = "1m"  # what takes promtool its time are evaluations: few are enough
 EARLY, LATE = "1m", "14m"  # before an alert that waits may fire, and after any has
-
-Series = dict[str, str]  # what is fed in: a series, and its values in promtool's notation
 
 _VALUE = re.compile(r"\{\{[^}]*\$value[^}]*\}\}")
 
@@ -161,95 +170,17 @@ def _expected(name: str, at: str, fired: list[dict[str, Any]]) -> dict[str, Any]
     return {"eval_time": at, "alertname": name, "exp_alerts": fired}
 
 
-# --- series ----------------------------------------------------------------------------------
-
-
-def rising(per_s: float) -> str:
-    """A counter that grows by so much in a second."""
-    return f"0+{per_s * TICK_S:g}x{TICKS}"
-
-
-def steady(value: float) -> str:
-    """A gauge, or a counter that stands still."""
-    return f"{value:g}x{TICKS}"
-
-
-def healthy(declared: Declared) -> Series:
-    """What a run exports in which every stage is half busy, and whatever is declared flows."""
-    series: Series = {f'up{{job="{job_of(declared)}"}}': steady(1)}
-    for stage in declared.stages:
-        series |= spent(declared, stage.name, busy=0.5, starved=0.5)
-        series |= _counted(declared, stage.name, "items_processed_total", rising(2), outcome="ok")
-        series |= _counted(declared, stage.name, "errors_total", rising(1), error="ValueError")
-        series |= _counted(declared, stage.name, "dead_letters_total", steady(0), reason="error")
-        series |= _counted(declared, stage.name, "restarts_total", steady(0), reason="exit")
-        series |= _counted(declared, stage.name, "inbox_items", steady(2))
-        series |= _buckets(declared, "processing_seconds", 1.0, stage=stage.name)
-        series |= _left_behind(declared, "items_processed_total", stage=stage.name, outcome="ok")
-        series |= _left_behind(declared, "stage_time_seconds_total", stage=stage.name, state="busy")
-    for edge in declared.edges:
-        for metric in ("items_out_total", "bytes_out_total"):
-            labels = {"stage": edge.source, "edge": edge.label}
-            series |= _series(declared, metric, rising(2), **labels, replica="0")
-            series |= _left_behind(declared, metric, **labels)
-        series |= _series(declared, "queue_items", steady(2), edge=edge.label, replica="0")
-        series |= _series(declared, "queue_capacity_items", steady(8), edge=edge.label, replica="0")
-        series |= _buckets(declared, "queue_wait_seconds", 1.0, edge=edge.label)
-    for source, sink in _ways(declared):
-        series |= _buckets(declared, "end_to_end_seconds", 1e-3, source=source, sink=sink)
-    return series
-
-
-def spent(declared: Declared, stage: str, **ratios: float) -> Series:
-    """The time of a stage, by state: busy, starved, blocked, overhead."""
-    series: Series = {}
-    for state in STATES:
-        rate = rising(ratios.get(state, 0))
-        series |= _counted(declared, stage, "stage_time_seconds_total", rate, state=state)
-    return series
-
-
-def _counted(declared: Declared, stage: str, metric: str, values: str, **labels: str) -> Series:
-    return _series(declared, metric, values, stage=stage, replica="0", **labels)
-
-
-def _left_behind(declared: Declared, metric: str, **labels: str) -> Series:
-    """What slots that were scaled away have counted: it has just jumped, and is no rate."""
-    return _series(declared, metric, f"0x54 1000x{TICKS - 55}", **labels, replica=GONE)
-
-
-def _series(declared: Declared, metric: str, values: str, **labels: str) -> Series:
-    pairs = {"topology": declared.name, **labels}
-    return {f"zflow_{metric}{{{_text(pairs)}}}": values}
-
-
-def _text(labels: dict[str, str]) -> str:
-    return ",".join(f'{name}="{value}"' for name, value in labels.items())
-
-
-def _buckets(declared: Declared, metric: str, least_s: float, **labels: str) -> Series:
-    """A histogram in which everything takes more than `least_s`: Prometheus then says `least_s`."""
-    series = _series(declared, f"{metric}_bucket", steady(0), **labels, le=f"{least_s:g}")
-    return series | _series(declared, f"{metric}_bucket", rising(2), **labels, le="+Inf")
-
-
-def _ways(declared: Declared) -> list[tuple[str, str]]:
-    """The first source and every sink: enough for the rules, which look at sinks."""
-    source = declared.stages[0].name
-    return [(source, stage.name) for stage in declared.stages if stage.kind == "sink"]
-
-
 def _sample_test(declared: Declared, rule: Recording) -> dict[str, Any]:
     """What a recording rule gives in a healthy run, one sample per stage, edge or way."""
     value = RECORDED[rule.name]
     if "edge" in rule.by:
         places = [{"edge": edge.label} for edge in declared.edges]
     elif "sink" in rule.by:
-        places = [{"source": source, "sink": sink} for source, sink in _ways(declared)]
+        places = [{"source": source, "sink": sink} for source, sink in ways(declared)]
     else:
         places = [{"stage": stage.name} for stage in declared.stages]
     if "state" in rule.by:
-        ratios = {"busy": 0.5, "starved": 0.5, "blocked": 0, "overhead": 0}
+        ratios = dict.fromkeys(STATES, 0.0) | {"busy": 0.5, "starved": 0.5}
         samples = [({**one, "state": s}, ratio) for one in places for s, ratio in ratios.items()]
     else:
         samples = [(one, value) for one in places]
@@ -258,7 +189,7 @@ def _sample_test(declared: Declared, rule: Recording) -> dict[str, Any]:
         "eval_time": LATE,
         "exp_samples": [
             {
-                "labels": f"{rule.name}{{{_text({'topology': declared.name, **one})}}}",
+                "labels": f"{rule.name}{{{label_text({'topology': declared.name, **one})}}}",
                 "value": exact,
             }
             for one, exact in samples
@@ -323,7 +254,7 @@ def _crash_loop(declared: Declared, slo_s: float) -> Iterator[Scenario]:
     for stage in declared.stages:
 
         def restarts(values: str, reason: str = "signal", name: str = stage.name) -> Series:
-            return _counted(declared, name, "restarts_total", values, reason=reason)
+            return of_stage(declared, name, "restarts_total", values, reason=reason)
 
         yield Scenario(
             labels={"stage": stage.name},
@@ -342,7 +273,7 @@ def _dead_letters(declared: Declared, slo_s: float) -> Iterator[Scenario]:
     for stage in declared.stages:
 
         def letters(values: str, name: str = stage.name) -> Series:
-            return _counted(declared, name, "dead_letters_total", values, reason="error")
+            return of_stage(declared, name, "dead_letters_total", values, reason="error")
 
         yield Scenario(
             labels={"stage": stage.name},
@@ -353,12 +284,12 @@ def _dead_letters(declared: Declared, slo_s: float) -> Iterator[Scenario]:
 
 
 def _latency(declared: Declared, slo_s: float) -> Iterator[Scenario]:
-    for source, sink in _ways(declared):
+    for source, sink in ways(declared):
         way = {"source": source, "sink": sink}
         yield Scenario(
             labels=way,
-            firing=_buckets(declared, "end_to_end_seconds", 2 * slo_s, **way),
-            near={"takes what is agreed": _buckets(declared, "end_to_end_seconds", slo_s, **way)},
+            firing=buckets(declared, "end_to_end_seconds", 2 * slo_s, **way),
+            near={"takes what is agreed": buckets(declared, "end_to_end_seconds", slo_s, **way)},
             shown=f"{2 * slo_s:.3f}",
         )
 
@@ -367,14 +298,14 @@ def _no_throughput(declared: Declared, slo_s: float) -> Iterator[Scenario]:
     for stage in declared.stages:
         if stage.kind == "source":
             continue
-        stuck = _counted(declared, stage.name, "items_processed_total", steady(5), outcome="ok")
+        stuck = of_stage(declared, stage.name, "items_processed_total", steady(5), outcome="ok")
         stuck |= spent(declared, stage.name, busy=1)
         yield Scenario(
             labels={"stage": stage.name},
             firing=stuck,
             near={
                 "gets on": spent(declared, stage.name, busy=1),
-                "has nothing": stuck | _counted(declared, stage.name, "inbox_items", steady(0)),
+                "has nothing": stuck | of_stage(declared, stage.name, "inbox_items", steady(0)),
                 "is held back": stuck | spent(declared, stage.name, blocked=1),
             },
         )

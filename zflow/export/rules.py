@@ -24,7 +24,8 @@ LEAST_RESTARTS = 3  # in RECENT; zflow itself gives up after five deaths without
 RECENT = "10m"
 DEFAULT_SLO_S = 1.0
 
-_PER_REPLICA = {metric.name for metric in METRICS if "replica" in metric.labels}
+# Whose series of slots that were scaled away jump, and are left out of rates.
+PER_REPLICA = {metric.name for metric in METRICS if "replica" in metric.labels}
 
 STAGE, SINK = "{{ $labels.stage }}", "{{ $labels.sink }}"
 PERCENT = "{{ $value | humanizePercentage }}"
@@ -74,7 +75,7 @@ def selected(declared: Declared, metric: str, **labels: str) -> str:
 def counted(declared: Declared, metric: str, **labels: str) -> str:
     """The series of a counter that a rate may be asked of: without what slots left behind."""
     series = selected(declared, metric, **labels)
-    return f'{series[:-1]},replica!="{GONE}"}}' if metric in _PER_REPLICA else series
+    return f'{series[:-1]},replica!="{GONE}"}}' if metric in PER_REPLICA else series
 
 
 def recordings(declared: Declared) -> list[Recording]:
