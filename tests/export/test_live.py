@@ -171,7 +171,8 @@ def test_every_series_that_an_alert_looks_at_is_there(live, everything):
     looked_at = [one for expr in exprs for one in re.findall(r"[a-z][\w:]*\{[^}]*\}", expr)]
     assert len(looked_at) > 10
     assert live.unanswered([one for one in looked_at if not one.startswith("up")]) == []
-    assert live.values('up{job="zflow-everything"}') == [1]
+    # One scrape may take longer than its time on a busy machine.
+    until(lambda: live.values('up{job="zflow-everything"}') == [1], "scrape")
 
 
 def test_the_alert_on_dead_letters_fires_and_others_are_silent(live, everything):

@@ -39,8 +39,8 @@ from zflow.export.rules import (
 from zflow.metrics import STATES
 from zflow.stages import StageDecl
 
-EVALUATED = "1m"  # what takes promtool its time are evaluations: few are enough
-EARLY, LATE = "1m", "14m"  # before an alert that waits may fire, and after any has
+EVALUATED = "2m"  # what takes promtool its time are evaluations: few are enough
+EARLY, LATE = "2m", "14m"  # before an alert that waits may fire, and after any has
 
 _VALUE = re.compile(r"\{\{[^}]*\$value[^}]*\}\}")
 
