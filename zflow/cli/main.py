@@ -28,6 +28,7 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb("zflow.cli.export:export", "Write a topology down for Prometheus or Grafana."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "metrics": Verb("zflow.cli.metrics:metrics", "List the metrics of a run, and what they mean."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),

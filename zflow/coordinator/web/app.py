@@ -7,6 +7,7 @@ import asyncio
 import gzip
 import mimetypes
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -42,14 +43,11 @@ GZIP_LEVEL = 1  # metrics repeat themselves: more costs time and gains little
 
 
 class Board:
-    """The newest picture, between the coordinator's thread and the server's.
-
-    closing: set once, when streams have to end.
-    """
+    """The newest picture, between the coordinator's thread and the server's."""
 
     def __init__(self, clock: Clock) -> None:
         self.picture: Picture | None = None
-        self.closing = False
+        self._closing = asyncio.Event()
         self._clock = clock
         self._shown_s = clock.now_s()
 
@@ -61,6 +59,19 @@ class Board:
     def age_s(self) -> float:
         """How long ago something was shown."""
         return self._clock.now_s() - self._shown_s
+
+    def close(self) -> None:
+        """Streams end; from the server's thread."""
+        self._closing.set()
+
+    def is_closing(self) -> bool:
+        """True once streams have to end."""
+        return self._closing.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until streams have to end."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
 
 
 def make_app(board: Board, host: str, address: str, static: Path = STATIC) -> ASGIApp:
@@ -94,7 +105,7 @@ class _Site:
         """In the text format."""
         raw = self._exposition.text(self._board.picture)
         headers = {"Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if _takes_gzip(request.headers.get("accept-encoding", "")):
             raw = gzip.compress(raw, GZIP_LEVEL)
             headers["Content-Encoding"] = "gzip"
         return Response(raw, media_type=CONTENT_TYPE, headers=headers)
@@ -166,7 +177,7 @@ class _Site:
     async def _stream(self, after: int) -> AsyncIterator[bytes]:
         self._listeners += 1
         try:
-            while not self._board.closing:
+            while not self._board.is_closing():
                 picture = self._board.picture
                 for event in picture.events if picture is not None else ():
                     if event.number > after:
@@ -175,7 +186,7 @@ class _Site:
                         yield b"id: %d\nevent: event\ndata: %s\n\n" % (after, data)
                 if picture is not None:
                     yield b"event: picture\ndata: %s\n\n" % self._picture()
-                await asyncio.sleep(EVENTS_EVERY_S)
+                await self._board.pause(EVENTS_EVERY_S)
         finally:
             self._listeners -= 1
 
@@ -187,6 +198,15 @@ class _Site:
             return PlainTextResponse("there is nothing here; see /metrics and /api/state\n", 404)
         kind = TYPES.get(path.suffix) or mimetypes.guess_type(name)[0]
         return Response(path.read_bytes(), media_type=kind or "application/octet-stream")
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """RFC 9110, section 12.5.3; `gzip;q=0` is a refusal."""
+    for one in accepted.lower().replace(" ", "").split(","):
+        coding, _, quality = one.partition(";q=")
+        if coding == "gzip":
+            return quality.strip("0.") != "" if quality else True
+    return False
 
 
 def _json(data: object) -> Response:

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zflow.clock import Clock
@@ -40,6 +41,7 @@ class WebServer:
         self._board: Board | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC)
 
@@ -59,12 +61,15 @@ class WebServer:
 
     def stop(self) -> None:
         """End streams and serve no more. Blocks for at most STOP_S."""
+        if self._stopping:
+            return
         self._stopping = True
         os.eventfd_write(self._wake, 1)
-        if self._board is not None:
-            self._board.closing = True
         if self._server is not None:
-            self._server.should_exit = self._server.force_exit = True
+            self._server.should_exit = True
+        if self._board is not None and self._loop is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._board.close)
         if self._thread is not None:
             self._thread.join(STOP_S)
         if self._thread is None or not self._thread.is_alive():
@@ -105,9 +110,12 @@ class WebServer:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
+        asyncio.run(self._serve_until_stopped(self._server))
+
+    async def _serve_until_stopped(self, server: "uvicorn.Server") -> None:
+        self._loop = asyncio.get_running_loop()
         if not self._stopping:
-            # `Server.run` would take the signals, were this the main thread.
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            await server.serve(sockets=[self._socket])
 
 
 class _Forward(logging.Handler):
