@@ -44,6 +44,7 @@ VERBS: dict[str, Verb] = {
     ),
     "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
     "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
+    "export": Verb("zflow.cli.export:export", "Write a topology down for Prometheus or Grafana."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "keys": Verb("zflow.cli.keys:keys", "Make, show and renew the keys of a run over tcp."),
     "logs": Verb("zflow.cli.logs:logs", "Show what the replicas of a run print."),
