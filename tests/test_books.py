@@ -80,8 +80,8 @@ def test_a_stage_is_not_mixed_up_with_one_whose_name_begins_alike():
 
 def test_latencies_of_dead_and_living_sinks_are_one_distribution():
     kept = books()
-    kept.died("show/0", {f"latency:{bucket_of(0.001)}": 99})
-    kept.living("show/0", {f"latency:{bucket_of(1.0)}": 1})
+    kept.died("show/0", {f"latency:{EDGE}:{bucket_of(0.001)}": 99})
+    kept.living("show/0", {f"latency:{EDGE}:{bucket_of(1.0)}": 1})
     assert 0.001 <= kept.latency_s(["show"], 0.5) <= 0.0012
     assert 0.001 <= kept.latency_s(["show"], 0.99) <= 0.0012
     assert 1.0 <= kept.latency_s(["show"], 1.0) <= 1.2

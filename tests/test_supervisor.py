@@ -13,7 +13,7 @@ import pytest
 from zflow import supervisor as module
 from zflow.clock import Clock
 from zflow.paths import RunDirectory
-from zflow.state.blackbox import BlackBox
+from zflow.state.blackbox import BlackBox, Names
 from zflow.supervisor import BARE_DEATH, CRASH_LOOP, WHOLE_DEATH, Supervisor
 from zflow.wire.control import RunConfig, StageConfig, TargetConfig
 from zflow.wire.run import OSEQ, Run
@@ -87,7 +87,7 @@ class Children:
     def black_box(self, *, runs=(), alone=False, processed=0, finished=0, started_ns=1):
         """What the child of the newest incarnation would have left."""
         path = self.run.black_box(3, 0, self.member.incarnation)
-        box = BlackBox(path, ["processed", "finished"])
+        box = BlackBox(path, Names(counters=["processed", "finished"]))
         if runs:
             box.enter(list(runs), alone=alone, now_ns=started_ns)
         box.count([processed, finished])

@@ -12,8 +12,16 @@ from zflow.state.latency import quantile_s
 from zflow.wire.picture import Census
 
 GAUGES = frozenset(
-    {"inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"}
+    {
+        *("inbox", "queued", "unacked", "retrying", "suspects", "next", "low", "finished"),
+        *("queue", "credit", "unacked_items", "unacked_bytes", "oldest_ns"),  # of an edge
+    }
 )
+
+
+def is_gauge(name: str) -> bool:
+    """True for what says how something is now, and not how often it has happened."""
+    return name.partition(":")[0] in GAUGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +56,7 @@ class Books:
         self._living.pop(slot, None)
         totals = self._dead.setdefault(slot, {})
         for name, value in counters.items():
-            if name not in GAUGES:
+            if not is_gauge(name):
                 totals[name] = totals.get(name, 0) + value
         for name in ("next", "low"):
             totals[name] = max(totals.get(name, 0), counters.get(name, 0))
@@ -76,7 +84,7 @@ class Books:
         totals = dict(self._dead.get(slot, {}))
         for name, value in self._living.get(slot, {}).items():
             known = totals.get(name, 0)
-            totals[name] = value if name in GAUGES else known + value
+            totals[name] = value if is_gauge(name) else known + value
         return totals
 
     def stage(self, stage: str) -> dict[str, int]:

@@ -5,7 +5,9 @@ Monotonic readings are never compared across machines.
 """
 
 import resource
+import threading
 import time
+from collections.abc import Callable
 
 _RUSAGE_THREAD: int | None = getattr(resource, "RUSAGE_THREAD", None)
 
@@ -27,6 +29,17 @@ class Clock:
     def thread_ns(self) -> int:
         """Nanoseconds of CPU that the calling thread has used."""
         return time.thread_time_ns()
+
+    def cpu_of_this_thread(self) -> Callable[[], int]:
+        """What tells the same of the thread that calls this now, from any thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return time.thread_time_ns
+        clock_id = time.pthread_getcpuclockid(threading.get_ident())
+        return lambda: time.clock_gettime_ns(clock_id)
+
+    def process_ns(self) -> int:
+        """Nanoseconds of CPU that this process has used, all its threads together."""
+        return time.process_time_ns()
 
     def thread_waits(self) -> int:
         """How often the calling thread has given up its CPU to wait for something.

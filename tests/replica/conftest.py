@@ -121,9 +121,16 @@ class Workbench:
             on_fail=lambda action: None,
             on_retire=lambda action: None,
         )
-        self.counters = Counters(self.core, is_sink=not edges)
+        self.counters = Counters(
+            self.core,
+            stage="work",
+            is_sink=not edges,
+            edges={IN_EDGE: "read->work"},
+            clock=self.clock,
+        )
         self._box = folder / "box"
         self.black_box = BlackBox(self._box, self.counters.names())
+        self.counters.attach(self.black_box)
         self.context = Context("work", 0, {}, {IN_EDGE: "read->work"})
         self.bench = Bench(
             reactor=self.reactor,
@@ -167,6 +174,13 @@ class Workbench:
                 assert unit not in found, f"{unit} was sent twice"
                 found[unit] = run.partition, list(itertools.islice(items, n))
         return found
+
+    def counted(self) -> dict[str, int]:
+        """What somebody who reads the black box finds."""
+        self.black_box.count(self.counters.values())
+        read = read_black_box(self._box)
+        assert read is not None
+        return read.counters
 
     def acked(self) -> list[int]:
         """The units that upstream may forget."""

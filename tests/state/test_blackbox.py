@@ -8,20 +8,20 @@ import sys
 
 import pytest
 
-from zflow.state.blackbox import BlackBox, read_black_box
+from zflow.state.blackbox import MAX_SPARE_NAME_BYTES, BlackBox, Names, read_black_box
 from zflow.wire.run import OSEQ, Run
 
-NAMES = ["received", "processed"]
+NAMES = Names(counters=["received", "processed"], cells=[("wait", 3), ("late", 1)], spare=2)
 RUNS = [Run(7, 8, OSEQ, 0, 100, 3), Run(7, 9, OSEQ, 0, 5, 2, numbers=[5, 9])]
-AT_LENGTH = 32 * 1024 + 8 + 12  # where the length of the slice is, as the module draws it
+AT_LENGTH = 64 * 1024 + 8 + 12  # where the length of the slice is, as the module draws it
 
 WRITER = """
 import sys
 from pathlib import Path
-from zflow.state.blackbox import BlackBox
+from zflow.state.blackbox import BlackBox, Names
 from zflow.wire.run import OSEQ, Run
 
-box = BlackBox(Path(sys.argv[1]), ["received", "processed"])
+box = BlackBox(Path(sys.argv[1]), Names(counters=["received", "processed"]))
 box.enter([Run(7, 8, OSEQ, 0, 100, 3)], alone=True, now_ns=11)
 box.count([5, 4])
 print("written", flush=True)
@@ -97,8 +97,54 @@ def test_more_runs_than_it_can_name_are_refused(box):
 
 
 def test_more_counters_than_it_can_name_are_refused(path):
-    with pytest.raises(ValueError, match="4000 counters do not fit"):
-        BlackBox(path, [f"counter {k:04}" for k in range(4000)])
+    with pytest.raises(ValueError, match="5000 counters do not fit"):
+        BlackBox(path, Names(counters=[f"counter {k:04}" for k in range(5000)]))
+
+
+def test_what_is_added_to_its_cells_is_read_by_name_and_zeros_are_left_out(box, path):
+    box.cells[1] += 7
+    box.cells[3] += 2
+    assert read_black_box(path).counters == {"received": 0, "processed": 0, "wait:1": 7, "late": 2}
+
+
+def test_a_spare_cell_is_read_under_the_name_it_was_given(box, path):
+    assert box.call("error:ValueError") == 0
+    box.spare[0] += 3
+    assert read_black_box(path).counters["error:ValueError"] == 3
+
+
+def test_there_are_no_more_names_than_spare_cells(box):
+    assert [box.call(name) for name in ("a", "b", "c")] == [0, 1, None]
+
+
+def test_a_spare_cell_whose_name_was_not_written_to_its_end_is_not_read(box, path):
+    box.call("half")
+    box.spare[0] += 3
+    at = path.read_bytes().index(b"half")
+    with path.open("rb+") as file:
+        file.seek(at - 2)
+        file.write(b"\0\0")  # what is written last
+    assert 3 not in read_black_box(path).counters.values()
+
+
+def test_a_name_that_is_cut_within_a_letter_can_still_be_read(box, path):
+    box.call("x" * (MAX_SPARE_NAME_BYTES - 1) + "\u00e9")
+    box.spare[0] += 1
+    (name,) = [name for name in read_black_box(path).counters if name.startswith("x")]
+    assert name == "x" * (MAX_SPARE_NAME_BYTES - 1) + "\ufffd"
+
+
+def test_a_process_that_dies_while_it_counts_leaves_the_state_before(box, path):
+    box.count([3, 2])
+    before = path.read_bytes()
+    box.count([5, 4])
+    after = path.read_bytes()
+    changed = [at for at in range(len(before)) if before[at] != after[at]]
+    which = changed[0]  # it lies in front of both copies, and is written last
+    with path.open("rb+") as file:
+        file.seek(which)
+        file.write(before[which : which + 1])
+    assert read_black_box(path).counters == {"received": 3, "processed": 2}
 
 
 def test_only_its_owner_may_read_the_file(box, path):

@@ -59,9 +59,14 @@ class Parcel:
     suspect: its units run alone (a message mixes no suspects with others).
     """
 
-    __slots__ = ("first", "items", "link", "n", "payload", "runs", "size_bytes", "suspect", "taken")
+    __slots__ = (
+        *("arrived_s", "first", "items", "link", "n", "payload", "runs", "size_bytes"),
+        *("suspect", "taken"),
+    )
 
-    def __init__(self, link: "ReceiverLink", frame: Data, payload: Payload) -> None:
+    def __init__(
+        self, link: "ReceiverLink", frame: Data, payload: Payload, arrived_s: float = 0.0
+    ) -> None:
         self.link = link
         self.first = frame.first
         self.n = frame.n
@@ -71,6 +76,7 @@ class Parcel:
         self.suspect = bool(frame.runs[0].flags & SUSPECT)
         self.items: list[Any] | None = None
         self.taken = 0
+        self.arrived_s = arrived_s
 
 
 class Portion:
@@ -276,7 +282,7 @@ class Inbox:
             return
         link.next += frame.n
         link.held += frame.n
-        self.parcels.append(Parcel(link, frame, payload))
+        self.parcels.append(Parcel(link, frame, payload, now_s))
 
     def on_heartbeat(self, frame: Heartbeat, now_s: float) -> None:
         """Find a lost tail, and answer with the state."""

@@ -116,11 +116,12 @@ class Alarms:
 
     def _waits(self, owned: Owned, error: BaseException) -> bool:
         """True if it stays as it is: for another try, or because the run fails of it."""
-        self._bench.counters.errors += 1
+        self._bench.counters.failed(error)
         options, reactor = self._options, self._bench.reactor
         failures, _ = self._failing.get(owned.number, (0, 0.0))
         if isinstance(error, options.retry_on) and failures < options.retries:
             wait_s = min(MAX_BACKOFF_S, options.backoff_s * 2.0**failures)
+            self._bench.counters.retried += 1
             self._failing[owned.number] = (failures + 1, self._bench.clock.wall_s() + wait_s)
             return True
         if options.on_error == "fail":

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zflow.protocol.inbox import Portion
+from zflow.replica.usercounters import UserCounter, UserCounters
 from zflow.wire.run import Run
 
 
@@ -35,12 +36,23 @@ class Context:
         self.position = 0
         self._edges = dict(edges)
         self._keys = dict(keys)
+        self.counters: UserCounters | None = None
         self.instance: Any = None  # the replica's own: what the class stage is
         self._portion: Portion | None = None
 
     def label(self, edge: int) -> str:
         """The replica's own: how people name an edge."""
         return self._edges[edge]
+
+    def counter(self, name: str, **labels: object) -> UserCounter:
+        """A counter of the stage's own, exported as `zflow_user_NAME_total`; from `open()` on.
+
+        Call it once and keep what it gives. Labels must take few values: see `metrics` for the cap.
+        Raises ValueError for what is no name, RuntimeError before `open()`.
+        """
+        if self.counters is None:
+            raise RuntimeError("context.counter exists from open() on")
+        return self.counters.counter(name, labels)
 
     def at(self, portion: Portion | None, position: int) -> None:
         """The replica's own: which item is in hand."""

@@ -115,6 +115,7 @@ class DurableWorker:
             if service_s and parcel.n - parcel.taken <= 2 * units:
                 units *= 2  # rather the whole message than to cut its runs
             portion = core.take(parcel, max(1, min(units, PORTION_UNITS)), now_ns / 1e9)
+            bench.counters.took(portion, parcel, now_ns)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
@@ -134,7 +135,7 @@ class DurableWorker:
             core.inbox.executing_since_s = None
             core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
             bench.counters.received += portion.n
-            bench.counters.busy_ns += ended_ns - began_ns
+            bench.counters.worked(portion.n, ended_ns - began_ns)
 
     # -- units -------------------------------------------------------------------------------
 
@@ -249,7 +250,7 @@ class DurableWorker:
             through = run if whole else run.cut(begin, reached)
             owned.logic.applied(through, outputs, remembered=self._remembers(work))
             self.bench.counters.processed += reached - begin
-            self.bench.counters.late = self.bench.context.late
+            self.bench.counters.were_late(work.link.key[0], self.bench.context.late)
             self.rounds.opened(owned, reached - begin)
         return reached
 
@@ -274,12 +275,13 @@ class DurableWorker:
         """The first unit of `work` has failed: again later, or the declared policy."""
         item, error = self._applier.take_failure()
         counters, options = self.bench.counters, self._options
-        counters.errors += 1
+        counters.failed(error)
         self._hold(owned, work, first=True)
         now_s = self.bench.clock.now_s()
         if isinstance(error, options.retry_on) and work.attempt < options.retries:
             wait_s = min(MAX_BACKOFF_S, options.backoff_s * 2.0**work.attempt)
             work.attempt += 1
+            counters.retried += 1
             work.due_s = now_s + wait_s
             return
         attempts, work.attempt = work.attempt + 1, 0
@@ -381,10 +383,11 @@ class DurableWorker:
 
     def _finish_failed(self, owned: Owned, error: BaseException) -> None:
         owned.state.undo()
-        self.bench.counters.errors += 1
+        self.bench.counters.failed(error)
         if self._finish_failures < self._options.retries:
             wait_s = min(MAX_BACKOFF_S, self._options.backoff_s * 2.0**self._finish_failures)
             self._finish_failures += 1
+            self.bench.counters.retried += 1
             self._finish_due_s = self.bench.clock.now_s() + wait_s
             return
         self._finish_due_s = float("inf")

@@ -132,6 +132,7 @@ class Emitter:
         )
         self._uncopied: set[type] = set(_IMMUTABLE)
         self._copied: set[type] = set()
+        self.nothing = 0  # how many of those that were routed last were None
 
     def hot_keys(self, n: int) -> dict[int, tuple[int, list[tuple[str, int, int]]]]:
         """Per keyed edge: how many items were keyed, and the keys that came most often."""
@@ -187,7 +188,9 @@ class Emitter:
                 "the function returned a generator object; write `yield from` in a generator "
                 "function, or return the list"
             )
-        whole = _NONE not in types and Emit not in types
+        empty = _NONE in types
+        self.nothing = sum(item is None for item in items) if empty else 0
+        whole = not empty and Emit not in types
         if whole and self._plain:
             return [Output(route.edge, None, items) for route in self._routes]
         return [self._one(route, items, whole) for route in self._routes]

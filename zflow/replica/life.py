@@ -35,6 +35,8 @@ from zflow.replica.emit import Emitter
 from zflow.replica.keeper import Keeper
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
+from zflow.replica.timebook import BLOCKED, BUSY, STARVED
+from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
 from zflow.replica.worker import Bench, Worker, describe
 from zflow.state.blackbox import BlackBox
@@ -85,16 +87,23 @@ class Replica:
             on_fail=self._on_fail,
             on_retire=self._on_retire,
         )
-        self._counters = Counters(self._core, is_sink=stage.kind == "sink")
+        self._counters = Counters(
+            self._core,
+            stage=slot.stage,
+            is_sink=stage.kind == "sink",
+            edges={e.edge: e.label for e in place.config.edges if e.target == slot.stage},
+            clock=clock,
+        )
         box = run.black_box(stage.number, slot.index, place.incarnation)
         self._black_box = BlackBox(box, self._counters.names())
+        self._counters.attach(self._black_box)
         self._bind()
         self._waiter = Waiter(self._links.pollable())
         dead_path = place.state.dead_letters(slot)
         self._keeper = Keeper(dead_path, position_file, clock, self._waiter.wake)
         self._position_asked: tuple[int, bool] | None = None
         self._position_due_s = 0.0
-        self._counted = -1
+        self._burying: dict[int, tuple[str, str, int]] = {}  # ticket -> stage, code, letters
         self._report: control.Report | None = None
         self._controller: Controller | None = None
         self._worker: Worker | None = None
@@ -126,6 +135,7 @@ class Replica:
         try:
             user = load_user(self.place)
             self._version = user.version
+            user.context.counters = UserCounters(self._black_box)
             worker = self._make_worker(user)
             instance = user.code.instance if user.code is not None else None
             if self._source is None:
@@ -150,7 +160,7 @@ class Replica:
             emitter=self._emitter,
             context=user.context,
             clock=self._clock,
-            entered=self._controller.entered,
+            entered=self._entered if self._position is None else self._controller.entered,
             unmarked=frozenset(edge.edge for edge in self.place.config.edges if edge.unmarked),
         )
         worker: Worker
@@ -173,6 +183,15 @@ class Replica:
         self._learn(())  # what has come meanwhile
         return worker
 
+    def _entered(self, begins: bool) -> None:
+        """User code begins or ends; a source keeps its own account of its time."""
+        assert self._controller is not None
+        self._controller.entered(begins)
+        if begins:
+            self._counters.time.enter(BUSY)
+        else:
+            self._counters.time.leave()
+
     def _until_connected(self) -> None:
         while self._phase < PHASE["connect"]:
             self._wait()
@@ -186,6 +205,7 @@ class Replica:
             self._turn()
             self._wait()
         self._enter("running")
+        self._counters.time.begin()
 
     def _work(self, worker: Worker) -> None:
         ready: Ready | None = None
@@ -202,7 +222,9 @@ class Replica:
             with self._reactor.lock:
                 self._keep_house()
             if not worked and not self._has_work():
+                self._counters.time.enter(BLOCKED if self._core.full() else STARVED)
                 ready = self._wait()
+                self._counters.time.leave()
 
     def _has_work(self) -> bool:
         core = self._core
@@ -223,7 +245,9 @@ class Replica:
     def _keep_house(self) -> None:
         """Timers, storage, counters, reports. Under the lock, from either thread."""
         while self._keeper.done:
-            self._core.buried(self._keeper.done.popleft())
+            ticket = self._keeper.done.popleft()
+            self._counters.buried(*self._burying.pop(ticket))
+            self._core.buried(ticket)
         self._reactor.tick()
         if self._source is not None:
             self._keep_position()
@@ -414,6 +438,7 @@ class Replica:
         items = action.items or [None]
         places = zip(items, action.places, strict=True)
         letters = [self._letter(action, item, place) for item, place in places]
+        self._burying[action.ticket] = (action.stage, action.code, len(letters))
         self._keeper.bury(action.ticket, letters)
 
     def _letter(self, action: Bury, item: Any, place: int) -> DeadLetter:

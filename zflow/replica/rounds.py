@@ -126,6 +126,7 @@ class Rounds:
             return
         self._committer.done.clear()
         self._round_ns = self.bench.clock.now_ns() - self._round_began_ns
+        self.bench.counters.commits.add(self._round_ns)
         finished, self._round = self._round, []
         for owned in finished:
             commit = owned.logic.stored()

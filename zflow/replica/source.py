@@ -13,6 +13,7 @@ from typing import Any
 from zflow.clock import Clock
 from zflow.errors import StageError
 from zflow.replica.emit import WhenError
+from zflow.replica.timebook import PULLING
 from zflow.replica.worker import SLICE_NS, Bench, describe
 from zflow.state.positions import Mark, Position
 from zflow.wire.codec import checksum_bytes, dump_item, load_item
@@ -59,11 +60,11 @@ class _Effort:
         self._cpu_ns = clock.thread_ns()
         self._began_ns = clock.now_ns()
 
-    def took_ns(self) -> int:
-        """Since it was made, by the same thread."""
+    def end(self) -> tuple[int, bool]:
+        """(what it took since it was made, by the same thread; whether it waited)."""
         if self._clock.thread_waits() != self._waits:
-            return self._clock.now_ns() - self._began_ns
-        return self._clock.thread_ns() - self._cpu_ns
+            return self._clock.now_ns() - self._began_ns, True
+        return self._clock.thread_ns() - self._cpu_ns, False
 
 
 class _SourceMark:
@@ -134,9 +135,11 @@ class SourceWorker:
                 core.source_ended = self.ended or self.draining
                 break
             worked = True
+            bench.counters.time.enter(PULLING)
             effort = _Effort(bench.clock)
             self._pull()
-            took_ns = effort.took_ns()
+            took_ns, waited = effort.end()
+            bench.counters.time.leave(waited=waited)
             ended_ns = bench.clock.now_ns()
             with bench.reactor.lock:
                 items = list(self._pulled)
@@ -149,8 +152,8 @@ class SourceWorker:
                 self._hand_over(items, ended_ns)
                 bench.reactor.flush()
                 self._complete_marks()
-                bench.counters.busy_ns += ended_ns - now_ns
                 core.source_ended = self.ended
+            bench.counters.worked(len(items), took_ns)
             self._adapt(len(items), took_ns)
             now_ns = bench.clock.now_ns()
         return worked
@@ -234,13 +237,15 @@ class SourceWorker:
             except WhenError as error:
                 at = error.position
                 self._produce(items[:at], now_ns)  # another edge may still object
-                bench.counters.errors += 1
-                name, text = describe(error.__cause__ or error)
+                cause = error.__cause__ or error
+                bench.counters.failed(cause)
+                name, text = describe(cause)
                 core.produced_bad("final", name, text, self._mark(items[at]))
                 items = items[at + 1 :]
                 continue
             core.produced(outputs, len(items), now_ns, self._mark(items[-1]))
             bench.counters.processed += len(items)
+            bench.counters.filtered += bench.emitter.nothing
             return
 
     def _mark(self, last: Any) -> "_SourceMark":
@@ -294,7 +299,7 @@ class SourceWorker:
 
     def _raise_or_retry(self, error: BaseException) -> None:
         bench = self.bench
-        bench.counters.errors += 1
+        bench.counters.failed(error)
         if isinstance(error, SourceChanged) or self._raised >= self._retries:
             self.draining = True  # for the rest of this slice; the replica knows from now on
             self.draining = True
@@ -302,6 +307,7 @@ class SourceWorker:
             return
         wait_s = min(MAX_BACKOFF_S, self._backoff_s * 2.0**self._raised)
         self._raised += 1
+        bench.counters.retried += 1
         self._again_s = bench.clock.now_s() + wait_s
         bench.context.logger.warning(
             "the source raised %s: %s; it starts again in %.1f s (%d of %d)",

@@ -19,7 +19,6 @@ from zflow.replica.counters import Counters
 from zflow.replica.emit import Emitter, WhenError
 from zflow.replica.reactor import Reactor
 from zflow.state.blackbox import BlackBox
-from zflow.state.latency import bucket_of
 
 SLICE_NS = 2_000_000
 MAX_SLICE_ITEMS = 8192
@@ -134,6 +133,7 @@ class StageWorker:
             if len(parcel.runs) > MAX_RUNS_PER_SLICE:
                 items = min(items, MAX_RUNS_PER_SLICE)
             portion = core.take(parcel, max(1, min(items, MAX_SLICE_ITEMS)), now_ns / 1e9)
+            bench.counters.took(portion, parcel, now_ns)
             core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
@@ -148,11 +148,9 @@ class StageWorker:
             core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
             counters = bench.counters
             counters.received += portion.n
-            counters.busy_ns += ended_ns - began_ns
+            counters.worked(portion.n, ended_ns - began_ns)
             if self._is_sink:
-                for run in portion.runs:
-                    bucket = bucket_of((ended_ns - run.born_ns) / 1e9)
-                    counters.latency[bucket] += run.n
+                counters.reached_sink(portion, ended_ns)
 
     # -- user code ---------------------------------------------------------------------------
 
@@ -194,16 +192,19 @@ class StageWorker:
         core = bench.reactor.core
         while results:
             outputs: Sequence[Output] = ()
+            nothing = 0
             try:
                 if core.outboxes and not self._is_sink:
                     outputs = bench.emitter.route(results)
+                    nothing = bench.emitter.nothing
             except (WhenError, StageError) as error:
                 at = self._give_up(portion, begin, results, error)
                 begin, results = begin + at + 1, results[at + 1 :]
                 continue
             with bench.reactor.lock:
                 core.returned(portion, begin, begin + len(results), outputs)
-            bench.counters.processed += len(results)
+                bench.counters.processed += len(results)
+                bench.counters.filtered += nothing
             return
 
     def _give_up(
@@ -225,6 +226,6 @@ class StageWorker:
         if code is None:
             code = "error" if isinstance(error, self._retry_on) else "final"
         name, text = describe(error)
-        self.bench.counters.errors += 1
+        self.bench.counters.failed(error)
         with self.bench.reactor.lock:
             self.bench.reactor.core.failed(portion, position, code, name, text)

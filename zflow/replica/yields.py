@@ -34,6 +34,7 @@ class YieldWorker(StageWorker):
     _portion: Portion | None = None
     _position = 0
     _stream: _Stream | None = None
+    _nothing = 0  # inputs of the stretch that have yielded nothing
 
     def slice(self) -> bool:
         """Continue a suspended generator first."""
@@ -50,8 +51,8 @@ class YieldWorker(StageWorker):
         self._run(portion)
         bench.entered(False)
         bench.black_box.leave()
+        bench.counters.worked(0, bench.clock.now_ns() - began_ns)
         with bench.reactor.lock:
-            bench.counters.busy_ns += bench.clock.now_ns() - began_ns
             bench.reactor.flush()
         return True
 
@@ -100,6 +101,8 @@ class YieldWorker(StageWorker):
         made = iter(self._call(portion.items[position]))
         items: list[Any] = []
         self.bench.emitter.gather(itertools.islice(made, STREAM_ITEMS), items.append)
+        if not items:
+            self._nothing += 1
         return made, self.bench.emitter.route(items), len(items) < STREAM_ITEMS
 
     def _leave(self, portion: Portion, begin: int, done: list[list[Output]]) -> None:
@@ -115,7 +118,9 @@ class YieldWorker(StageWorker):
             for scatter in scatters.values():
                 core.yielded_to(task, portion, begin, scatter.edge, scatter.take(full=False))
             core.done(task)
-        self.bench.counters.processed += len(done)
+            self.bench.counters.processed += len(done)
+            self.bench.counters.filtered += self._nothing
+        self._nothing = 0
 
     def _hand_over(
         self,
@@ -185,7 +190,7 @@ class YieldWorker(StageWorker):
         if isinstance(error, WhenError):
             error = error.__cause__ or error
         code = "error" if isinstance(error, self._retry_on) else "final"
-        self.bench.counters.errors += 1
+        self.bench.counters.failed(error)
         with self.bench.reactor.lock:
             self.bench.reactor.core.failed_open(stream.task, code, *describe(error))
         self._end_stream()
