@@ -120,6 +120,14 @@ def test_uneven_replicas_without_keys_are_no_skew():
     assert verdict(blocked("read"), uneven, starved("keep", kind="sink")).kind == "free"
 
 
+def test_a_stage_that_moves_more_than_it_computes_is_told_so():
+    stage = Made("parse", [(0.2, 0.0, 0.0, 0.8)], [100.0])
+    said = verdict(blocked("read"), stage, starved("keep", kind="sink"))
+    assert said.sentence.startswith(
+        "parse is the bottleneck: it is busy 100% of the time (80% with moving items), read before"
+    )
+
+
 def test_a_stage_that_waits_for_its_disk_is_told_so():
     stage = Made("Count", [(0.2, 0.0, 0.0, 0.8)], [100.0], partitions=64)
     said = verdict(blocked("read"), stage, starved("keep", kind="sink"))
