@@ -140,30 +140,36 @@ STAGE_TIME = _counter(
     "outputs, overhead. The rates of one replica add up to 1.",
 )
 QUEUE_ITEMS = _gauge(
-    "queue_items", "items", "edge replica", "Units that wait at a sender to be sent or retried."
+    "queue_items",
+    "items",
+    "stage replica edge",
+    "Units that wait at a sender to be sent or again.",
 )
 QUEUE_CAPACITY = _gauge(
     "queue_capacity_items",
     "items",
-    "edge replica",
+    "stage replica edge",
     "Units that a sender keeps for an edge, waiting and unacknowledged, before its stage stops.",
 )
 INBOX_ITEMS = _gauge(
     "inbox_items", "items", "stage replica", "Units in the inbox or the hands of a replica."
 )
 CREDIT = _gauge(
-    "credit_items", "items", "edge replica", "Units that the receivers let a sender send now."
+    "credit_items", "items", "stage replica edge", "Units that the receivers let a sender send now."
 )
 UNACKED_ITEMS = _gauge(
-    "unacked_items", "items", "edge replica", "Units sent and not yet acknowledged."
+    "unacked_items", "items", "stage replica edge", "Units sent and not yet acknowledged."
 )
 UNACKED_BYTES = _gauge(
-    "unacked_bytes", "bytes", "edge replica", "Encoded bytes kept until they are acknowledged."
+    "unacked_bytes",
+    "bytes",
+    "stage replica edge",
+    "Encoded bytes kept until acknowledged.",
 )
 OLDEST_UNACKED = _gauge(
     "oldest_unacked_seconds",
     "seconds",
-    "edge replica",
+    "stage replica edge",
     "Age of the oldest message that is not acknowledged, to a quarter of a second.",
 )
 SOURCE_LAG = _gauge(

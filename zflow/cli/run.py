@@ -16,8 +16,10 @@ from zflow.cli.output import show_json, show_problems
 from zflow.cli.screen import make_screen
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
+from zflow.coordinator.web.address import OFF
+from zflow.coordinator.web.server import WebServer, open_server
 from zflow.declared.model import Declared
-from zflow.errors import ConfigError, Problem
+from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.loader import load
 from zflow.local.plan import Plan, new_plan, resumed_plan
 from zflow.local.result import RunResult
@@ -56,6 +58,13 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
     metavar="S",
     help="Stop after that many seconds, with exit code 4.",
 )
+@click.option(
+    "--http",
+    metavar="ADDR",
+    help="Where metrics and the state of the run are served: HOST:PORT, a port on this machine, or "
+    "off. Who can reach the address can read them.  [default: 127.0.0.1:9464, or the next free "
+    "port]",
+)
 @click.option("--fail-on-dead", is_flag=True, help="Exit with 1 if any item became a dead letter.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
@@ -78,6 +87,7 @@ def run(
     fail_on_dead: bool,
     as_json: bool,
     log_level: str,
+    http: str | None,
 ) -> None:
     """Run a topology on this machine, in the foreground.
 
@@ -90,14 +100,15 @@ def run(
     Example:
       zflow run topologies/codebase.py -p files.folder=src -r parse=4
       zflow run topologies/orders.py --json > ledger.json
-      zflow run topologies/orders.py --resume last
+      zflow run topologies/orders.py --resume last --http 0.0.0.0:9464
 
     \b
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
     plan = _plan(target, parameters, replicas, resume, state)
-    result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level)
+    web = open_web(http)
+    result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, web=web)
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -110,22 +121,44 @@ def run_plan(
     as_json: bool,
     timeout_s: float | None = None,
     log_level: str = "WARNING",
+    web: WebServer | None = None,
     close: Callable[[RunResult], RunResult] = lambda result: result,
 ) -> RunResult:
     """Run a plan in the foreground and show its ledger. Blocks until the end.
 
+    web: shows the run, and is stopped after its end.
     close: called with the result before it is shown, and gives the one to show.
     """
     screen = make_screen(plan, quiet_stdout=as_json)
-    local = LocalRun(plan, screen, Clock(), log_level=log_level.upper())
+    local = LocalRun(plan, screen, Clock(), log_level=log_level.upper(), web=web)
     _let_interrupts_drain(local)
-    with screen:
-        result = close(local.run(timeout_s))
-    if as_json:
-        show_json(result.as_data())
-    else:
-        screen.show_result(result)
+    try:
+        with screen:
+            result = close(local.run(timeout_s))
+        if as_json:
+            show_json(result.as_data())
+        else:
+            screen.show_result(result)
+    finally:
+        if web is not None:
+            web.stop()
     return result
+
+
+def open_web(address: str | None) -> WebServer | None:
+    """What serves metrics at that address, or at the default one if there is room for it.
+
+    raises: ConfigError for an address that is wrong or taken.
+    """
+    if address == OFF:
+        return None
+    try:
+        web = open_server(address, Clock())
+    except Unavailable as error:  # nobody asked for it
+        click.echo(f"zflow: without metrics: {error}", err=True)
+        return None
+    click.echo(f"zflow: metrics on http://{web.address}/metrics", err=True)
+    return web
 
 
 def _plan(

@@ -18,6 +18,7 @@ from zflow.wire.picture import (
     StagePicture,
     Totals,
     added,
+    restarts_of,
     totals_of,
 )
 
@@ -104,7 +105,7 @@ class Gathering:
         """Of slots that are no longer there."""
         return added(
             *(
-                totals_of(census)
+                added(totals_of(census), restarts_of(census))
                 for name, census in self._slots.items()
                 if (slot := Slot.parse(name)).stage == stage and slot.index >= replicas
             )

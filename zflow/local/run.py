@@ -13,6 +13,7 @@ from zflow.clock import Clock
 from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.server import Coordinator
 from zflow.coordinator.state import RunState
+from zflow.coordinator.web.server import WebServer
 from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
 from zflow.local.plan import Plan
@@ -63,12 +64,19 @@ class LocalRun:
     """Runs a plan to its end. `drain` and `stop` may be called from a signal handler."""
 
     def __init__(
-        self, plan: Plan, observer: Observer, clock: Clock, *, log_level: str = "WARNING"
+        self,
+        plan: Plan,
+        observer: Observer,
+        clock: Clock,
+        *,
+        log_level: str = "WARNING",
+        web: WebServer | None = None,
     ) -> None:
         self._plan = plan
         self._observer = observer
         self._clock = clock
         self._log_level = log_level
+        self._web = web
         self._drain_asked = False
         self._stop_asked = False
         self._restarts: dict[str, int] = {}
@@ -183,12 +191,17 @@ class LocalRun:
             self._progress_due_s = now_s + PROGRESS_S
             self._supervisor.count()
             self._take_census()
+            self._show_to_web()
             self._observer.on_progress(list(self._progress()), now_s - self._began_s)
 
     def _take_census(self) -> None:
         views = self._coordinator.state.slots.items()
         states = {name: view.state for name, view in views}
         self._coordinator.gathering.take(self._supervisor.census(states))
+
+    def _show_to_web(self) -> None:
+        if self._web is not None:
+            self._web.show(self._coordinator.gathering.picture())
 
     def _progress(self) -> Iterator[Progress]:
         for stage in self._plan.config.stages:
@@ -216,6 +229,8 @@ class LocalRun:
         self._supervisor.kill_all()
         self._supervisor.reap()
         self._relay.finish()
+        self._take_census()
+        self._show_to_web()  # the last; it stays until the process ends
         self._keys = hot_keys((self._plan.run.root / "b").glob("*.keys"), HOT_KEYS)
         self._show_last()
 

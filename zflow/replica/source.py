@@ -120,6 +120,7 @@ class SourceWorker:
         self._iterator: Iterator[Any] | None = None
         self._pulled: deque[Any] = deque()
         self._gathered = False  # what is in it was copied where its maker could still change it
+        self._collected = 0  # of the pull under way, by the control thread
         self._marks: list[_SourceMark] = []
 
     # -- pulling -----------------------------------------------------------------------------
@@ -153,7 +154,8 @@ class SourceWorker:
                 bench.reactor.flush()
                 self._complete_marks()
                 core.source_ended = self.ended
-            bench.counters.worked(len(items), took_ns)
+            bench.counters.worked(len(items) + self._collected, took_ns)
+            self._collected = 0
             self._adapt(len(items), took_ns)
             now_ns = bench.clock.now_ns()
         return worked
@@ -210,6 +212,7 @@ class SourceWorker:
             return  # the generator may be writing into them; they are thrown away
         self._note_progress()
         count = len(self._pulled)
+        self._collected += count
         self._hand_over([self._pulled.popleft() for _ in range(count)], now_ns)
         self._complete_marks()
 

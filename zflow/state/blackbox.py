@@ -178,45 +178,58 @@ class BlackBox:
 def read_black_box(path: Path) -> Reading | None:
     """What the file at `path` says; None if its process died before it had written the head."""
     try:
-        raw = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-    if len(raw) <= _AT_COUNTERS or raw[:8] != _MAGIC:
-        return None
-    (head_bytes,) = _LENGTH.unpack_from(raw, 8)
-    names = _NAMES.decode(raw[12 : 12 + head_bytes])
-    (beat_ns,) = _STARTED.unpack_from(raw, _AT_BEAT)
-    started_ns, alone, place, length = _SLICE.unpack_from(raw, _AT_SLICE)
     try:
-        runs = _DECODER.decode(raw[_AT_RUNS : _AT_RUNS + length]) if length else []
-    except msgspec.DecodeError:  # read while a living process was writing it
-        runs = []
+        head = os.pread(descriptor, 12, 0)
+        size_bytes = os.fstat(descriptor).st_size
+        if len(head) < 12 or head[:8] != _MAGIC or size_bytes <= _AT_COUNTERS:
+            return None
+        # Not the whole file: most of it is room that is hardly ever used.
+        names = _NAMES.decode(os.pread(descriptor, _LENGTH.unpack_from(head, 8)[0], 12))
+        times = os.pread(descriptor, _AT_RUNS - _AT_BEAT, _AT_BEAT)
+        (beat_ns,) = _STARTED.unpack_from(times)
+        started_ns, alone, place, length = _SLICE.unpack_from(times, _AT_SLICE - _AT_BEAT)
+        runs = _runs(os.pread(descriptor, length, _AT_RUNS)) if length else []
+        numbers = os.pread(descriptor, size_bytes - _AT_WHICH, _AT_WHICH)
+    finally:
+        os.close(descriptor)
     return Reading(
         beat_ns=beat_ns,
         started_ns=started_ns,
         alone=bool(alone),
         place=place,
         runs=runs,
-        counters=_numbers(raw, names),
+        counters=_numbers(numbers, names),
     )
 
 
+def _runs(raw: bytes) -> list[Run]:
+    try:
+        return _DECODER.decode(raw)
+    except msgspec.DecodeError:  # read while a living process was writing it
+        return []
+
+
 def _numbers(raw: bytes, names: Names) -> dict[str, int]:
-    """The counters and the cells by name."""
+    """The counters and the cells by name, from _AT_WHICH on."""
     block = struct.Struct(f"<{len(names.counters)}q")
-    values = block.unpack_from(raw, _AT_COUNTERS + (raw[_AT_WHICH] & 1) * block.size)
+    at = _AT_COUNTERS - _AT_WHICH
+    values = block.unpack_from(raw, at + (raw[0] & 1) * block.size)
     found = dict(zip(names.counters, values, strict=True))
+    at += 2 * block.size
     cell_names = names.cell_names()
-    at = _AT_COUNTERS + 2 * block.size
     cells = struct.unpack_from(f"<{len(cell_names)}q", raw, at)
     found.update((name, value) for name, value in zip(cell_names, cells, strict=True) if value)
     at += 8 * len(cells)
     spare = struct.unpack_from(f"<{names.spare}q", raw, at)
     at += 8 * len(spare)
     for number, value in enumerate(spare):
-        name = _spare_name(raw, at + number * _SPARE_BYTES)
-        if value and name:
-            found[name] = value
+        if value:
+            name = _spare_name(raw, at + number * _SPARE_BYTES)
+            if name:
+                found[name] = value
     return found
 
 

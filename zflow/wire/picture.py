@@ -53,7 +53,7 @@ class Census(msgspec.Struct, frozen=True, kw_only=True, tag="census"):
 class StagePicture(msgspec.Struct, frozen=True, kw_only=True):
     """One stage. desired: how many replicas it should have. slots: those, by index.
 
-    gone: what slots that are no longer there have counted, together.
+    gone: what slots that are no longer there have counted, together, and `restarts:REASON`.
     """
 
     name: str
@@ -116,6 +116,11 @@ def totals_of(slot: SlotCensus) -> Totals:
     """What all incarnations of a slot have counted; gauges are those of the living one."""
     living = slot.replica.counters if slot.replica is not None else {}
     return added(slot.retired, living)
+
+
+def restarts_of(slot: SlotCensus) -> Totals:
+    """How often a process of the slot was replaced, as `restarts:REASON`, beside its counters."""
+    return {f"restarts:{reason}": count for reason, count in slot.restarts.items()}
 
 
 def added(*parts: Totals) -> Totals:

@@ -1,0 +1,1 @@
+"""The coordinator's HTTP: metrics, health, the state as JSON, the page."""

@@ -1,0 +1,120 @@
+"""The thread that serves HTTP beside the coordinator's loop.
+
+Decides when it starts: not before the run has begun, since loading a web server takes as long as
+starting a replica. Never installs a signal handler and never blocks the loop.
+"""
+
+import asyncio
+import logging
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from zflow.clock import Clock
+from zflow.coordinator.web.address import Address, bind, bind_default, parse_address
+from zflow.wire.picture import Picture
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from zflow.coordinator.web.app import Board
+
+_LOG = logging.getLogger("zflow.http")
+STOP_S = 2.0  # for requests under way at the end
+MAX_CONNECTIONS = 256
+BEGUN = ("run", "drain", "finish")
+
+
+class WebServer:
+    """One run's HTTP. `show` and `stop` from the coordinator's thread."""
+
+    def __init__(self, bound: socket.socket, clock: Clock) -> None:
+        self._socket = bound
+        self._clock = clock
+        host, port = bound.getsockname()[:2]
+        self.address = Address(host, port)
+        self._newest: Picture | None = None
+        self._board: Board | None = None
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+
+    def start(self) -> None:
+        """Load and serve, in a thread of its own; returns at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="zflow-http", daemon=True)
+            self._thread.start()
+
+    def show(self, picture: Picture) -> None:
+        """The newest picture; the server starts with the first one of a run that has begun."""
+        self._newest = picture
+        if self._board is not None:
+            self._board.show(picture)
+        elif picture.phase in BEGUN:
+            self.start()
+
+    def stop(self) -> None:
+        """End streams and serve no more. Blocks for at most STOP_S, and not for its loading."""
+        self._stopping = True
+        if self._board is not None:
+            self._board.closing = True
+        server, thread = self._server, self._thread
+        if server is not None and thread is not None:
+            server.should_exit = server.force_exit = True
+            thread.join(STOP_S)
+        self._socket.close()
+
+    def _serve(self) -> None:
+        try:
+            self._run()
+        except Exception:  # noqa: BLE001 - the run goes on without its page
+            _LOG.exception("the HTTP server has ended")
+
+    def _run(self) -> None:
+        # Not at the top: they take a quarter of a second to load, and nothing waits for them.
+        import uvicorn
+
+        from zflow.coordinator.web.app import Board, make_app
+
+        _forward_log()
+        board = Board(self._clock)
+        if self._newest is not None:
+            board.show(self._newest)
+        self._board = board
+        config = uvicorn.Config(
+            make_app(board, self.address.host, str(self.address)),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            loop="asyncio",
+            http="h11",
+            ws="none",
+            proxy_headers=False,
+            server_header=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=1,
+        )
+        self._server = uvicorn.Server(config)
+        if not self._stopping:
+            # `Server.run` would take the signals, were this the main thread.
+            asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+class _Forward(logging.Handler):
+    """What uvicorn says becomes a line of ours: what is news to it is detail to us."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = logging.DEBUG if record.levelno <= logging.INFO else record.levelno
+        _LOG.log(level, "%s", record.getMessage(), exc_info=record.exc_info)
+
+
+def _forward_log() -> None:
+    logger = logging.getLogger("uvicorn")
+    logger.handlers[:] = [_Forward()]
+    logger.propagate = False
+
+
+def open_server(address: str | None, clock: Clock) -> WebServer:
+    """A server on HOST:PORT, or where there is room if it is None. Raises ConfigError."""
+    bound = bind_default() if address is None else bind(parse_address(address))
+    return WebServer(bound, clock)
