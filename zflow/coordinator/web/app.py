@@ -19,6 +19,8 @@ from starlette.types import ASGIApp
 from zflow.clock import Clock
 from zflow.coordinator.exporter import CONTENT_TYPE, Exposition
 from zflow.coordinator.web.guard import Guard
+from zflow.coordinator.web.live import Live
+from zflow.planning.processors import processors_here
 from zflow.wire.picture import Picture
 
 STATIC = Path(__file__).parent / "static"
@@ -89,6 +91,8 @@ class _Site:
         self._exposition = Exposition()
         self._encoded: tuple[Picture | None, bytes] = (None, b"null")
         self._listeners = 0
+        self._live = Live(processors_here())
+        self._beating: asyncio.Task[None] | None = None
 
     async def metrics(self, request: Request) -> Response:
         """In the text format."""
@@ -155,17 +159,27 @@ class _Site:
         return self._encoded[1]
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: `event`, with its number as the id, and `picture` once a second."""
+        """Server-sent events: `event`, with its number as the id; `history` once; and, once a
+        second, `picture` and `view`, what the page shows of it."""
         if self._listeners >= MAX_LISTENERS:
             return PlainTextResponse(f"{MAX_LISTENERS} listen already\n", 503)
         known = request.headers.get("last-event-id", "")
         after = int(known) if known.isascii() and known.isdigit() else 0
+        if self._beating is None:  # from now on to the end: a page that comes back has its charts
+            self._beating = asyncio.create_task(self._beat())
         stream = self._stream(after) if request.method == "GET" else ()
         return StreamingResponse(stream, media_type="text/event-stream")
+
+    async def _beat(self) -> None:
+        while not self._board.closing:
+            if self._board.picture is not None:
+                self._live.take(self._board.picture)
+            await asyncio.sleep(EVENTS_EVERY_S)
 
     async def _stream(self, after: int) -> AsyncIterator[bytes]:
         self._listeners += 1
         try:
+            yield b"event: history\ndata: %s\n\n" % self._live.history()
             while not self._board.closing:
                 picture = self._board.picture
                 for event in picture.events if picture is not None else ():
@@ -175,6 +189,7 @@ class _Site:
                         yield b"id: %d\nevent: event\ndata: %s\n\n" % (after, data)
                 if picture is not None:
                     yield b"event: picture\ndata: %s\n\n" % self._picture()
+                    yield b"event: view\ndata: %s\n\n" % self._live.message()
                 await asyncio.sleep(EVENTS_EVERY_S)
         finally:
             self._listeners -= 1
