@@ -23,6 +23,7 @@ FLAGS = (
     "--disable-extensions",
     "--disable-background-networking",
     "--no-first-run",
+    "--hide-scrollbars",
     "--remote-debugging-pipe",
     "--force-color-profile=srgb",
 )
@@ -40,7 +41,7 @@ class Browser:
         to_read, self._out = os.pipe()
         self._in, to_write = os.pipe()
         # Descriptors 3 and 4 in the child, whatever they are here.
-        plumbing = f"exec 3<&{to_read} 4>&{to_write}; exec \"$0\" \"$@\""
+        plumbing = f'exec 3<&{to_read} 4>&{to_write}; exec "$0" "$@"'
         command = ["bash", "-c", plumbing, chromium(), *FLAGS, f"--user-data-dir={profile}"]
         self.process = subprocess.Popen(
             [*command, "about:blank"],

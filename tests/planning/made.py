@@ -22,6 +22,7 @@ class Made:
     cpu: float = 0.0  # cores, of each replica
     inbox: int = 0
     unacked: int = 0
+    filling_per_s: float = 0.0  # how fast what it has sent piles up
     dead_per_s: float = 0.0  # of what it sends
     deaths_per_s: float = 0.0
     states: dict[int, str] = field(default_factory=dict)  # of slots; `down` has no process
@@ -97,7 +98,8 @@ def _slot(made, index, out, at_s):
     counters |= {"processed": done, "inbox": made.inbox, "errors": 0}
     for label in out:
         counters |= {f"sent:{label}": done, f"sent_bytes:{label}": 10 * done}
-        counters[f"unacked_items:{label}"] = made.unacked
+        counters[f"processed:{label}"] = done - int(made.filling_per_s * at_s)
+        counters[f"unacked_items:{label}"] = made.unacked + int(made.filling_per_s * at_s)
         counters[f"dead_lettered:{label}"] = int(made.dead_per_s * at_s)
     if made.kind == "sink":
         counters["latency:40"] = done

@@ -44,6 +44,14 @@ def test_a_neighbour_that_is_as_full_makes_another_replica_worthless():
     assert said.command == ""
 
 
+def test_a_stage_before_it_that_fills_a_queue_can_do_more_than_it_does():
+    parse = busy("parse", rate=150.0, filling_per_s=50.0, inbox=500)
+    said = verdict(blocked("read"), parse, busy("enrich"), starved("keep", kind="sink"))
+    assert said.stage == "enrich"
+    assert said.gain.limit == "parse"
+    assert said.gain.factor == pytest.approx(150 / 100)
+
+
 def test_full_processors_limit_the_gain_and_are_said():
     stages = blocked("read", cpu=0.2), busy("parse", n=2, cpu=0.85), starved("keep", kind="sink")
     said = verdict(*stages, cores={HOST: 2})

@@ -58,14 +58,27 @@ def _move(stage: StageRates, hot: str) -> str:
 
 def bottleneck(case: Case) -> Verdict | None:
     """A stage without time left, and work that waits for it."""
-    pressed = [stage for stage in _full(case) if _is_pressed(case, stage)]
-    return _verdict(case, max(pressed, key=_occupied)) if pressed else None
+    pressed = {stage.name: stage for stage in _full(case) if _is_pressed(case, stage)}
+    # What comes before another one is only ahead of it, until the queue between them is full.
+    last = [one for one in pressed.values() if not _reached(case, one) & pressed.keys()]
+    return _verdict(case, max(last, key=_occupied)) if last else None
 
 
 def nearly(case: Case) -> Verdict | None:
     """A stage without time left; nothing waits for it yet, and no source sets the pace."""
     full = _full(case)
     return _verdict(case, max(full, key=_occupied)) if full else None
+
+
+def _reached(case: Case, stage: StageRates) -> set[str]:
+    """The stages behind one."""
+    found: set[str] = set()
+    to_visit = [stage]
+    while to_visit:
+        behind = [one for one in case.rates.after(to_visit.pop().name) if one.name not in found]
+        found |= {one.name for one in behind}
+        to_visit += behind
+    return found
 
 
 def _full(case: Case) -> list[StageRates]:

@@ -120,13 +120,13 @@ class Chart {
       cursor: { sync: { key: "time" }, y: false, drag: { x: false, y: false } },
       scales: { x: { range: window_ }, y: { range: fromZero } },
       axes: [
-        { ...axis, grid: { show: false }, space: 70, values: atMinutes },
+        { ...axis, grid: { show: false }, size: 26, space: 74, values: atTimes },
         {
           ...axis,
           grid,
           size: 58,
           space: 34,
-          values: (_plot, values) => values.map((value) => this.kind.show(value)),
+          values: (_plot, values) => values.map((value) => (value ? this.kind.show(value) : "0")),
         },
       ],
       series: [
@@ -179,10 +179,11 @@ function fromZero(_plot, _low, high) {
   return [0, Math.max(high ?? 0, 1e-6) * 1.1];
 }
 
-function atMinutes(_plot, times) {
-  return times.map((time) =>
-    new Date(time * 1000).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" }),
-  );
+// With seconds where two marks are less than a minute apart.
+function atTimes(_plot, times) {
+  const close = times.length > 1 && times[1] - times[0] < 60;
+  const shape = { hour: "2-digit", minute: "2-digit", second: close ? "2-digit" : undefined };
+  return times.map((time) => new Date(time * 1000).toLocaleTimeString("en-GB", shape));
 }
 
 function withGaps(times, columns) {

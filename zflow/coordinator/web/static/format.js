@@ -20,7 +20,8 @@ export function share(ratio) {
 export function span(seconds) {
   if (seconds === null || seconds === undefined) return "-";
   if (seconds < 1e-3) return `${Math.round(seconds * 1e6)} µs`;
-  return seconds < 1 ? `${(seconds * 1e3).toFixed(1)} ms` : `${seconds.toFixed(2)} s`;
+  if (seconds < 1) return `${(seconds * 1e3).toFixed(seconds < 0.1 ? 1 : 0)} ms`;
+  return seconds < 10 ? `${seconds.toFixed(2)} s` : `${seconds.toFixed(0)} s`;
 }
 
 export function size(bytes) {

@@ -2,7 +2,7 @@
 
 import { Charts } from "./charts.js";
 import { Detail } from "./detail.js";
-import { count, elapsed, rate, say, share, span } from "./format.js";
+import { count, elapsed, rate, say, span } from "./format.js";
 import { StageGraph } from "./graph.js";
 import { Happened, showDead } from "./happened.js";
 
@@ -103,7 +103,7 @@ function showNow({ rates }) {
   say($("now-waiting"), count(waiting));
   say($("now-p50"), span(rates.latency_p50_s));
   say($("now-p99"), span(rates.latency_p99_s));
-  say($("now-cpu"), share(cores));
+  say($("now-cpu"), `${cores.toFixed(1)} in use`);
   say($("now-dead"), count(dead));
   $("now-dead").dataset.some = String(dead > 0);
   document.title = `${view.run.topology} · ${rate(sum("sink"))}/s`;
@@ -132,7 +132,7 @@ function lost() {
     $("lost"),
     ended
       ? `The run has ended.${since}`
-      : `The coordinator is not heard: the run may go on without it, or has ended.${since} ` +
+      : `The coordinator is not heard; the run has ended, or goes on without it.${since} ` +
           "This page tries again by itself.",
   );
   $("lost").hidden = false;
