@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from zflow import supervisor as module
@@ -16,6 +17,7 @@ from zflow.paths import RunDirectory
 from zflow.state.blackbox import BlackBox, Names
 from zflow.supervisor import BARE_DEATH, CRASH_LOOP, WHOLE_DEATH, Supervisor
 from zflow.wire.control import RunConfig, StageConfig, TargetConfig
+from zflow.wire.picture import totals_of
 from zflow.wire.run import OSEQ, Run
 
 WITHIN_S = 10.0
@@ -347,3 +349,20 @@ def test_killing_all_waits_until_all_are_gone(children):
     made.supervisor.kill_all()
     assert [death.cause for death in made.supervisor.reap()] == ["stopped"] * 3
     assert made.watched == []
+
+
+def test_a_child_that_has_ended_and_is_not_reaped_has_lost_no_count_in_a_census(
+    children, monkeypatch
+):
+    def refuse(pid):
+        raise psutil.ZombieProcess(pid)
+
+    made = children()
+    made.script("exit 3")
+    made.supervisor.start_due()
+    made.black_box(processed=5)
+    made.supervisor.count()
+    monkeypatch.setattr(module.psutil, "Process", refuse)
+    (seen,) = made.supervisor.census({}).slots
+    assert seen.replica is None
+    assert totals_of(seen)["processed"] == 5

@@ -289,10 +289,17 @@ class Supervisor:
         return Census(supervisor=f"{self._host}:{os.getpid()}", slots=slots)
 
     def _slot_census(self, member: Member, state: str) -> SlotCensus:
+        slot = str(member.slot)
+        replica = self._replica(member, state)
+        retired = self.books.retired(slot)
+        if replica is None and member.process is not None:
+            # It has just ended, and its books are closed with the next reaping: nothing that was
+            # counted may be missing meanwhile.
+            retired = self.books.slot(slot)
         return SlotCensus(
-            slot=str(member.slot),
-            replica=self._replica(member, state),
-            retired=self.books.retired(str(member.slot)),
+            slot=slot,
+            replica=replica,
+            retired=retired,
             restarts=dict(member.restarts),
             last_error=member.last_error,
         )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.planning.made import HOST, Made, blocked, busy, picture, starved
+from tests.planning.made import HOST, Made, blocked, busy, hot, picture, starved
 from zflow.planning.explain import explain
 from zflow.planning.gain import one_more
 from zflow.planning.rates import rates_between
@@ -105,11 +105,6 @@ def test_a_source_that_waits_for_what_it_reads_sets_the_pace_too():
         "read sets the pace: it gives 100 items/s and waits 97% of the time for what it reads, "
         "and everything behind it starves."
     )
-
-
-def hot(name="Count", partitions=8):
-    times = [(0.05, 0.95, 0.0, 0.0), (0.98, 0.02, 0.0, 0.0), (0.1, 0.9, 0.0, 0.0)]
-    return Made(name, times, [5.0, 90.0, 5.0], partitions=partitions, keyed=True)
 
 
 def test_a_replica_with_the_most_frequent_keys_is_named_and_how_to_move_them():

@@ -109,8 +109,9 @@ class StageRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeRates:
-    """One edge, over all its senders. rate_per_s: sent, processed_per_s: acknowledged. queue_items: sent or waiting to be sent, not acknowledged.
+    """One edge, over all its senders. rate_per_s: sent; processed_per_s: acknowledged.
 
+    queue_items: waiting to be sent, or sent and not acknowledged.
     window_items: how many of them its senders keep before they are blocked.
     """
 

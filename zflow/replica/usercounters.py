@@ -43,6 +43,7 @@ class UserCounters:
 
     def counter(self, name: str, labels: dict[str, object]) -> UserCounter:
         """The counter of that name with those labels; raises ValueError for what cannot be one."""
+        name = name.removesuffix("_total")  # it is put there when it is exported
         key = (name, tuple(sorted((label, str(value)) for label, value in labels.items())))
         known = self._known.get(key)
         if known is None:
@@ -59,7 +60,7 @@ class UserCounters:
         if taken:
             raise ValueError(f"the label {taken[0]!r} of the counter {name!r} is zflow's own")
         text = USER_KEY + json.dumps(
-            [name.removesuffix("_total"), dict(labels)], separators=(",", ":"), ensure_ascii=False
+            [name, dict(labels)], separators=(",", ":"), ensure_ascii=False
         )
         if len(text.encode(errors="replace")) > MAX_SPARE_NAME_BYTES:
             raise ValueError(

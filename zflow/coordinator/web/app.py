@@ -6,7 +6,8 @@ Decides paths, status codes and types. Reads only; never touches the run.
 import asyncio
 import gzip
 import mimetypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -44,14 +45,11 @@ GZIP_LEVEL = 1  # metrics repeat themselves: more costs time and gains little
 
 
 class Board:
-    """The newest picture, between the coordinator's thread and the server's.
-
-    closing: set once, when streams have to end.
-    """
+    """The newest picture, between the coordinator's thread and the server's."""
 
     def __init__(self, clock: Clock) -> None:
         self.picture: Picture | None = None
-        self.closing = False
+        self._closing = asyncio.Event()
         self._clock = clock
         self._shown_s = clock.now_s()
 
@@ -63,6 +61,19 @@ class Board:
     def age_s(self) -> float:
         """How long ago something was shown."""
         return self._clock.now_s() - self._shown_s
+
+    def close(self) -> None:
+        """Streams end; from the server's thread."""
+        self._closing.set()
+
+    def is_closing(self) -> bool:
+        """True once streams have to end."""
+        return self._closing.is_set()
+
+    async def pause(self, seconds: float) -> None:
+        """Wait so long, or until streams have to end."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._closing.wait(), seconds)
 
 
 def make_app(board: Board, host: str, address: str, static: Path = STATIC) -> ASGIApp:
@@ -76,6 +87,7 @@ def make_app(board: Board, host: str, address: str, static: Path = STATIC) -> AS
         Route("/api/topology", site.topology),
         Route("/api/state", site.state),
         Route("/api/events", site.events),
+        Route("/api/live", site.live),
         Route("/{path:path}", site.file),
     ]
     return Guard(Starlette(routes=routes), host)
@@ -159,28 +171,47 @@ class _Site:
         return self._encoded[1]
 
     async def events(self, request: Request) -> Response:
-        """Server-sent events: `event`, with its number as the id; `history` once; and, once a
-        second, `picture` and `view`, what the page shows of it."""
+        """Server-sent events: `event`, with its number as the id, and `picture` once a second."""
+        return self._listened(request, b"picture", self._picture)
+
+    async def live(self, request: Request) -> Response:
+        """The same for the page: `view` instead of `picture`, and `history` once before it."""
+        if self._beating is None:  # from now on to the end: a page that comes back has its charts
+            self._beating = asyncio.create_task(self._beat())
+        return self._listened(request, b"view", self._live.message, self._live.history)
+
+    def _listened(
+        self,
+        request: Request,
+        name: bytes,
+        message: Callable[[], bytes],
+        history: Callable[[], bytes] | None = None,
+    ) -> Response:
         if self._listeners >= MAX_LISTENERS:
             return PlainTextResponse(f"{MAX_LISTENERS} listen already\n", 503)
         known = request.headers.get("last-event-id", "")
         after = int(known) if known.isascii() and known.isdigit() else 0
-        if self._beating is None:  # from now on to the end: a page that comes back has its charts
-            self._beating = asyncio.create_task(self._beat())
-        stream = self._stream(after) if request.method == "GET" else ()
+        stream = self._stream(after, name, message, history) if request.method == "GET" else ()
         return StreamingResponse(stream, media_type="text/event-stream")
 
     async def _beat(self) -> None:
-        while not self._board.closing:
+        while not self._board.is_closing():
             if self._board.picture is not None:
                 self._live.take(self._board.picture)
-            await asyncio.sleep(EVENTS_EVERY_S)
+            await self._board.pause(EVENTS_EVERY_S)
 
-    async def _stream(self, after: int) -> AsyncIterator[bytes]:
+    async def _stream(
+        self,
+        after: int,
+        name: bytes,
+        message: Callable[[], bytes],
+        history: Callable[[], bytes] | None,
+    ) -> AsyncIterator[bytes]:
         self._listeners += 1
         try:
-            yield b"event: history\ndata: %s\n\n" % self._live.history()
-            while not self._board.closing:
+            if history is not None:
+                yield b"event: history\ndata: %s\n\n" % history()
+            while not self._board.is_closing():
                 picture = self._board.picture
                 for event in picture.events if picture is not None else ():
                     if event.number > after:
@@ -188,9 +219,8 @@ class _Site:
                         data = msgspec.json.encode(event)
                         yield b"id: %d\nevent: event\ndata: %s\n\n" % (after, data)
                 if picture is not None:
-                    yield b"event: picture\ndata: %s\n\n" % self._picture()
-                    yield b"event: view\ndata: %s\n\n" % self._live.message()
-                await asyncio.sleep(EVENTS_EVERY_S)
+                    yield b"event: %s\ndata: %s\n\n" % (name, message())
+                await self._board.pause(EVENTS_EVERY_S)
         finally:
             self._listeners -= 1
 

@@ -1,13 +1,17 @@
 """The thread that serves HTTP beside the coordinator's loop.
 
-Decides when it starts: not before the run has begun, since loading a web server takes as long as
-starting a replica. Never installs a signal handler and never blocks the loop.
+Decides when it starts: not before the run has begun, and with the first request, since loading a
+web server takes as long as starting a replica. Never installs a signal handler, and never blocks
+the loop.
 """
 
 import asyncio
 import logging
+import os
+import select
 import socket
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zflow.clock import Clock
@@ -37,10 +41,12 @@ class WebServer:
         self._board: Board | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = False
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC)
 
     def start(self) -> None:
-        """Load and serve, in a thread of its own; returns at once."""
+        """Serve from the first request on, in a thread of its own; returns at once."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._serve, name="zflow-http", daemon=True)
             self._thread.start()
@@ -54,17 +60,26 @@ class WebServer:
             self.start()
 
     def stop(self) -> None:
-        """End streams and serve no more. Blocks for at most STOP_S, and not for its loading."""
+        """End streams and serve no more. Blocks for at most STOP_S."""
+        if self._stopping:
+            return
         self._stopping = True
-        if self._board is not None:
-            self._board.closing = True
-        server, thread = self._server, self._thread
-        if server is not None and thread is not None:
-            server.should_exit = server.force_exit = True
-            thread.join(STOP_S)
-        self._socket.close()
+        os.eventfd_write(self._wake, 1)
+        if self._server is not None:
+            self._server.should_exit = True
+        if self._board is not None and self._loop is not None:
+            with suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._board.close)
+        if self._thread is not None:
+            self._thread.join(STOP_S)
+        if self._thread is None or not self._thread.is_alive():
+            self._socket.close()
+            os.close(self._wake)
 
     def _serve(self) -> None:
+        select.select([self._socket.fileno(), self._wake], [], [])
+        if self._stopping:
+            return
         try:
             self._run()
         except Exception:  # noqa: BLE001 - the run goes on without its page
@@ -95,9 +110,12 @@ class WebServer:
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
+        asyncio.run(self._serve_until_stopped(self._server))
+
+    async def _serve_until_stopped(self, server: "uvicorn.Server") -> None:
+        self._loop = asyncio.get_running_loop()
         if not self._stopping:
-            # `Server.run` would take the signals, were this the main thread.
-            asyncio.run(self._server.serve(sockets=[self._socket]))
+            await server.serve(sockets=[self._socket])
 
 
 class _Forward(logging.Handler):

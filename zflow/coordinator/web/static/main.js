@@ -26,7 +26,7 @@ let source = null;
 
 function listen() {
   source?.close();
-  source = new EventSource("api/events");
+  source = new EventSource("api/live");
   source.addEventListener("history", (message) => charts.load(JSON.parse(message.data)));
   source.addEventListener("event", (message) => happened.add(JSON.parse(message.data)));
   source.addEventListener("view", (message) => {
