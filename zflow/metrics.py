@@ -143,7 +143,7 @@ QUEUE_ITEMS = _gauge(
     "queue_items",
     "items",
     "stage replica edge",
-    "Units that wait at a sender to be sent or again.",
+    "Units that wait at a sender to be sent, or sent again.",
 )
 QUEUE_CAPACITY = _gauge(
     "queue_capacity_items",

@@ -29,6 +29,7 @@ VERBS: dict[str, Verb] = {
     "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
     "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "metrics": Verb("zflow.cli.metrics:metrics", "List the metrics of a run, and what they mean."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "ps": Verb("zflow.cli.ps:ps", "List the runs of this folder that are running."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),

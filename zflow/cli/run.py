@@ -6,6 +6,7 @@ Decides how a run is shown. What happens is decided in `zflow.local`.
 import os
 import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -106,9 +107,12 @@ def run(
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
-    plan = _plan(target, parameters, replicas, resume, state)
-    web = open_web(http)
-    result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, web=web)
+    with ExitStack() as at_the_end:
+        web = open_web(http)  # before the run is written down, which it may prevent
+        if web is not None:
+            at_the_end.callback(web.stop)
+        plan = _plan(target, parameters, replicas, resume, state)
+        result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, web=web)
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -126,22 +130,20 @@ def run_plan(
 ) -> RunResult:
     """Run a plan in the foreground and show its ledger. Blocks until the end.
 
-    web: shows the run, and is stopped after its end.
+    web: shows the run to others.
     close: called with the result before it is shown, and gives the one to show.
     """
     screen = make_screen(plan, quiet_stdout=as_json)
     local = LocalRun(plan, screen, Clock(), log_level=log_level.upper(), web=web)
     _let_interrupts_drain(local)
-    try:
-        with screen:
-            result = close(local.run(timeout_s))
-        if as_json:
-            show_json(result.as_data())
-        else:
-            screen.show_result(result)
-    finally:
+    with screen:
         if web is not None:
-            web.stop()
+            screen.say(f"zflow: metrics on http://{web.address}/metrics")
+        result = close(local.run(timeout_s))
+    if as_json:
+        show_json(result.as_data())
+    else:
+        screen.show_result(result)
     return result
 
 
@@ -153,12 +155,10 @@ def open_web(address: str | None) -> WebServer | None:
     if address == OFF:
         return None
     try:
-        web = open_server(address, Clock())
+        return open_server(address, Clock())
     except Unavailable as error:  # nobody asked for it
         click.echo(f"zflow: without metrics: {error}", err=True)
         return None
-    click.echo(f"zflow: metrics on http://{web.address}/metrics", err=True)
-    return web
 
 
 def _plan(
