@@ -220,7 +220,9 @@ def test_the_series_of_a_killed_process_are_gone_and_its_stage_counts_on(shop, w
     finish(shop, running)
 
 
-def test_the_times_of_a_replica_add_up_to_one_and_promtool_is_content(shop, watched, wait_until):
+def test_times_add_up_promtool_is_content_and_an_interrupt_drains_while_somebody_listens(
+    shop, watched, wait_until
+):
     running, prometheus = watched
     wait_until(lambda: settled(prometheus), WITHIN_S)
     rates = 'sum by (stage, replica) (rate(zflow_stage_time_seconds_total{job="fixed"}[1500ms]))'
@@ -239,4 +241,10 @@ def test_the_times_of_a_replica_add_up_to_one_and_promtool_is_content(shop, watc
     check = [str(PROMTOOL), "check", "metrics"]
     done = subprocess.run(check, input=text, capture_output=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-    finish(shop, running)
+    url = f"http://{address_of(running)}/api/events"
+    with urllib.request.urlopen(url, timeout=WITHIN_S) as listener:
+        assert listener.readline() == b"id: 1\n"
+        running.interrupt()  # as ever, although somebody listens
+        done = running.end()
+    assert done.code == 130, done.err
+    assert "Traceback" not in done.err

@@ -18,6 +18,7 @@ name of a spare cell is there once its length is: that is written last.
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,7 @@ class Reading:
 
 
 class BlackBox:
-    """The writing side; owned by the data thread, except for `beat`.
+    """The writing side; owned by the data thread, except for `beat` and `call`.
 
     cells, spare: to add to, in place; the order of the cells is that of `Names.cells`.
     """
@@ -119,6 +120,7 @@ class BlackBox:
         self._map[0:8] = _MAGIC
         self._which = 0
         self._called = 0
+        self._calling = threading.Lock()
         self._view = memoryview(self._map)
         numbers = self._view[self._at_cells : self._at_names].cast("q")
         self.cells = numbers[:cells]
@@ -156,12 +158,13 @@ class BlackBox:
     def call(self, name: str) -> int | None:
         """The next spare cell gets this name, cut to MAX_SPARE_NAME_BYTES; None if there is none.
 
-        For what is known only later, such as the classes of exceptions.
+        For what is known only later, such as the classes of exceptions. From any thread.
         """
-        number = self._called
-        if number >= len(self.spare):
-            return None
-        self._called += 1
+        with self._calling:
+            number = self._called
+            if number >= len(self.spare):
+                return None
+            self._called += 1
         raw = name.encode(errors="replace")[:MAX_SPARE_NAME_BYTES]
         at = self._at_names + number * _SPARE_BYTES
         self._map[at + 2 : at + 2 + len(raw)] = raw

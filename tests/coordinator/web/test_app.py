@@ -44,6 +44,11 @@ def test_metrics_are_packed_for_whoever_asks(app):
     assert gzip.decompress(packed.body) == ask(app, "/metrics").body
 
 
+@pytest.mark.parametrize("accepted", ["", "deflate", "gzip;q=0", "br, gzip; q=0.0", "xgzip"])
+def test_metrics_are_plain_for_whoever_does_not(app, accepted):
+    assert "content-encoding" not in ask(app, "/metrics", accept_encoding=accepted).headers
+
+
 @pytest.mark.parametrize(
     ("phase", "status"),
     [("bind", 503), ("connect", 503), ("run", 200), ("drain", 200), ("finish", 503)],

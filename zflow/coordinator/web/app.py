@@ -110,7 +110,7 @@ class _Site:
         """In the text format."""
         raw = self._exposition.text(self._board.picture)
         headers = {"Vary": "Accept-Encoding"}
-        if "gzip" in request.headers.get("accept-encoding", ""):
+        if _takes_gzip(request.headers.get("accept-encoding", "")):
             raw = gzip.compress(raw, GZIP_LEVEL)
             headers["Content-Encoding"] = "gzip"
         return Response(raw, media_type=CONTENT_TYPE, headers=headers)
@@ -232,6 +232,15 @@ class _Site:
             return PlainTextResponse("there is nothing here; see /metrics and /api/state\n", 404)
         kind = TYPES.get(path.suffix) or mimetypes.guess_type(name)[0]
         return Response(path.read_bytes(), media_type=kind or "application/octet-stream")
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """RFC 9110, section 12.5.3; `gzip;q=0` is a refusal."""
+    for one in accepted.lower().replace(" ", "").split(","):
+        coding, _, quality = one.partition(";q=")
+        if coding == "gzip":
+            return quality.strip("0.") != "" if quality else True
+    return False
 
 
 def _json(data: object) -> Response:
