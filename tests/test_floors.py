@@ -46,7 +46,7 @@ OWNERS = {
     "prometheus_client": ("zflow/coordinator/",),
     "starlette": ("zflow/coordinator/",),
     "uvicorn": ("zflow/coordinator/",),
-    "psutil": ("zflow/supervisor.py", "zflow/replica/"),
+    "psutil": ("zflow/supervisor/", "zflow/replica/"),
 }
 
 # The state machines are told everything: the time, the random numbers, what arrived.
@@ -232,7 +232,7 @@ CAUGHT = [
     (floor_violations, "zflow/wire/data.py", "def f():\n    import zflow.net.sender", 2),
     (floor_violations, "zflow/wire/data.py", "import_module('zflow.net.sender')", 1),
     (floor_violations, "zflow/replica/main.py", "import zflow.coordinator.state", 1),
-    (floor_violations, "zflow/supervisor.py", "from zflow.replica import main", 1),
+    (floor_violations, "zflow/supervisor/", "from zflow.replica import main", 1),
     (floor_violations, "zflow/ids.py", "from zflow.clock import Clock", 1),
     (floor_violations, "zflow/helpers.py", "", 1),
     (owner_violations, "zflow/protocol/link.py", "import zmq", 1),

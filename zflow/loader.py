@@ -60,6 +60,11 @@ def load(target: str) -> Loaded:
     return load_source(source, path, attr, target=target)
 
 
+def digest_of(source: bytes) -> str:
+    """The name of a version of a topology's file."""
+    return hashlib.sha256(source).hexdigest()[:DIGEST_CHARACTERS]
+
+
 def load_source(
     source: bytes, path: Path, attr: str | None = None, *, target: str | None = None
 ) -> Loaded:
@@ -69,7 +74,7 @@ def load_source(
     raises: ConfigError.
     """
     target = target or str(path)
-    digest = hashlib.sha256(source).hexdigest()[:DIGEST_CHARACTERS]
+    digest = digest_of(source)
     name = f"{MODULE_PREFIX}{digest}"
     module = sys.modules.get(name)
     if module is None or module.__file__ != str(path):

@@ -7,7 +7,7 @@ symlink, or it is refused: whoever may write there could speak to the replicas.
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,14 +38,24 @@ class RunDirectory:
         """Where the coordinator answers."""
         return f"ipc://{self.root}/s/control"
 
-    @property
-    def updates(self) -> str:
-        """Where the coordinator publishes."""
-        return f"ipc://{self.root}/s/updates"
-
     def black_box(self, stage_number: int, index: int, incarnation: int) -> Path:
         """The black box of one incarnation."""
         return self.root / "b" / f"{stage_number}-{index}.{incarnation}"
+
+    def crashes(self, stage_number: int, index: int) -> Path:
+        """How the last incarnations of a slot died, for the next one."""
+        return self.root / "b" / f"{stage_number}-{index}.crashes"
+
+    @property
+    def snapshot(self) -> Path:
+        """The newest configuration, for replicas that start while no coordinator is there."""
+        return self.root / "snapshot"
+
+    def of_slot(self, stage_number: int, slot: Slot) -> Iterator[Path]:
+        """All files of one slot that are there."""
+        for folder in ("s", "b", "o"):
+            yield from (self.root / folder).glob(f"{stage_number}-{slot.index}.*")
+        yield self.lock(slot)
 
     def hot_keys(self, stage_number: int, index: int) -> Path:
         """Which keys a slot's last process has sent most often."""
@@ -130,6 +140,16 @@ class StateDirectory:
     def code(self) -> Path:
         """The topology file as it was when the run began."""
         return self.root / "topology.py"
+
+    @property
+    def epoch(self) -> Path:
+        """How many processes have coordinated the run."""
+        return self.root / "epoch"
+
+    @property
+    def stores(self) -> Path:
+        """In which state directory each source and durable stage keeps what it has, as JSON."""
+        return self.root / "stores.json"
 
     @property
     def record(self) -> Path:

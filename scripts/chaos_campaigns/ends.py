@@ -154,7 +154,7 @@ RunState._advance_if_quiet = advance
 """
 NOBODY_KILLS = """
 import sys
-from zflow.supervisor import Supervisor
+from zflow.supervisor.supervise import Supervisor
 Supervisor.kill_all = lambda self: None
 if "zflow.replica" in sys.orig_argv:
     import ctypes

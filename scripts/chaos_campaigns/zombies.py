@@ -115,7 +115,7 @@ def is_refused(path: Path) -> bool:
 NO_LOCKS_NO_KILL = """
 import os
 from zflow import locks
-from zflow.supervisor import Supervisor
+from zflow.supervisor.supervise import Supervisor
 def _open(self, path, held):
     self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 locks.FileLock.__init__ = _open

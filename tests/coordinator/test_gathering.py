@@ -39,9 +39,9 @@ def test_a_picture_has_every_slot_that_there_should_be():
 
 def test_the_newest_census_of_a_supervisor_counts():
     seen = gathering()
-    seen.take(Census(supervisor="a", slots=[slot("parse/0", replica(processed=5))]))
-    seen.take(Census(supervisor="b", slots=[slot("parse/1", replica(processed=7))]))
-    seen.take(Census(supervisor="a", slots=[slot("parse/0", None, processed=6)]))
+    seen.take(Census(slots=[slot("parse/0", replica(processed=5))]))
+    seen.take(Census(slots=[slot("parse/1", replica(processed=7))]))
+    seen.take(Census(slots=[slot("parse/0", None, processed=6)]))
     first, second = seen.picture().stage("parse").slots
     assert (first.replica, first.retired) == (None, {"processed": 6})
     assert second.replica is not None
@@ -50,7 +50,7 @@ def test_the_newest_census_of_a_supervisor_counts():
 
 def test_what_slots_counted_that_are_gone_stays_with_their_stage():
     seen = gathering()
-    seen.take(Census(supervisor="a", slots=[slot("parse/2", None, processed=9)]))
+    seen.take(Census(slots=[slot("parse/2", None, processed=9)]))
     assert seen.picture().stage("parse").gone == {"processed": 9}
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from zflow.state.blackbox import read_black_box
 from zflow.state.deadletter import read_dead_letters
-from zflow.supervisor import CRASH_LOOP
+from zflow.supervisor.supervise import CRASH_LOOP
 
 pytestmark = pytest.mark.slow
 

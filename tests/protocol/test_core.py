@@ -25,7 +25,7 @@ def pair(kit, wire, **settings):
     """A source and a sink."""
     edge = kit.edge_settings(TO_SINK, "sink/0", **settings)
     source = wire.add("read/0", edges=(edge,))
-    sink = wire.add("sink/0", inputs=(TO_SINK,), upstream=1)
+    sink = wire.add("sink/0", inputs=(TO_SINK,))
     wire.connect()
     return source, sink
 
@@ -36,8 +36,8 @@ def line(kit, wire, make, *, middles: int = 1, yields: bool = False):
     source = wire.add("read/0", edges=(kit.edge_settings(TO_MIDDLE, *slots),))
     for slot in slots:
         edges = (kit.edge_settings(TO_SINK, "sink/0"),)
-        wire.add(slot, make, inputs=(TO_MIDDLE,), edges=edges, upstream=1, yields=yields)
-    sink = wire.add("sink/0", inputs=(TO_SINK,), upstream=middles)
+        wire.add(slot, make, inputs=(TO_MIDDLE,), edges=edges, yields=yields)
+    sink = wire.add("sink/0", inputs=(TO_SINK,))
     wire.connect()
     return source, sink
 
@@ -158,9 +158,9 @@ def test_named_outputs_go_where_their_name_leads(kit, make_wire):
     def sort(item):
         return {TO_OTHER if item % 2 else TO_SINK: [item]}
 
-    wire.add("sort/0", sort, inputs=(TO_MIDDLE,), edges=edges, upstream=1)
-    even = wire.add("even/0", inputs=(TO_SINK,), upstream=1)
-    odd = wire.add("odd/0", inputs=(TO_OTHER,), upstream=1)
+    wire.add("sort/0", sort, inputs=(TO_MIDDLE,), edges=edges)
+    even = wire.add("even/0", inputs=(TO_SINK,))
+    odd = wire.add("odd/0", inputs=(TO_OTHER,))
     wire.connect()
     wire.produce("read/0", list(range(100)))
     wire.run()
@@ -173,8 +173,8 @@ def test_an_input_waits_for_all_its_branches(kit, make_wire):
     wire = make_wire()
     edges = kit.edge_settings(TO_SINK, "a/0"), kit.edge_settings(TO_OTHER, "b/0")
     source = wire.add("read/0", edges=edges)
-    fast = wire.add("a/0", inputs=(TO_SINK,), upstream=1)
-    slow = wire.add("b/0", inputs=(TO_OTHER,), upstream=1)
+    fast = wire.add("a/0", inputs=(TO_SINK,))
+    slow = wire.add("b/0", inputs=(TO_OTHER,))
     wire.connect()
     wire.produce("read/0", [1, 2, 3])
     slow.work = lambda now_s, chance: False
@@ -200,8 +200,8 @@ def test_a_diamond_brings_both_halves_under_different_names(kit, make_wire, seed
         return {TO_OTHER: [-item]}
 
     edges = (kit.edge_settings(TO_OTHER, "sink/0"),)
-    wire.add("work/0", negated, inputs=(TO_MIDDLE,), edges=edges, upstream=1)
-    sink = wire.add("sink/0", inputs=(TO_SINK, TO_OTHER), upstream=2)
+    wire.add("work/0", negated, inputs=(TO_MIDDLE,), edges=edges)
+    sink = wire.add("sink/0", inputs=(TO_SINK, TO_OTHER))
     wire.connect()
     wire.produce("read/0", list(range(1, 101)))
     wire.run()
@@ -218,8 +218,8 @@ def test_a_replica_with_more_work_than_room_stops_executing(kit, make_wire):
     def same(item):
         return {TO_SINK: [item]}
 
-    middle = wire.add("work/0", same, inputs=(TO_MIDDLE,), edges=edges, upstream=1)
-    sink = wire.add("sink/0", inputs=(TO_SINK,), upstream=1)
+    middle = wire.add("work/0", same, inputs=(TO_MIDDLE,), edges=edges)
+    sink = wire.add("sink/0", inputs=(TO_SINK,))
     wire.connect()
     sink.work = lambda now_s, chance: False
     wire.produce("read/0", list(range(500)))
@@ -507,8 +507,8 @@ def test_a_refused_finish_closes_no_link_at_all(kit, make_wire):
     wire = make_wire()
     edges = kit.edge_settings(TO_SINK, "a/0"), kit.edge_settings(TO_OTHER, "b/0")
     source = wire.add("read/0", edges=edges)
-    wire.add("a/0", inputs=(TO_SINK,), upstream=1)
-    wire.add("b/0", inputs=(TO_OTHER,), upstream=1)
+    wire.add("a/0", inputs=(TO_SINK,))
+    wire.add("b/0", inputs=(TO_OTHER,))
     wire.connect()
     wire.produce("read/0", [1], edges=[TO_OTHER])
     wire.step(work=False)

@@ -487,9 +487,7 @@ class Keeper:
 def kill(wire, keeper: Keeper, slot: str) -> None:
     """And start its successor; some of its senders hear of it, others find out."""
     old = wire.replicas[slot].core.settings
-    replica = wire.add(
-        slot, inputs=(TO_KEEP,), upstream=old.upstream, incarnation=old.inbox.incarnation + 1
-    )
+    replica = wire.add(slot, inputs=(TO_KEEP,), incarnation=old.inbox.incarnation + 1)
     keeper.killed(replica.core)
     replica.work = keeper.work
     crash = Crash(slot, old.inbox.incarnation, [], False, 3, "SIGKILL")
@@ -498,10 +496,10 @@ def kill(wire, keeper: Keeper, slot: str) -> None:
             other.core.on_crash(crash, wire.now_s)
 
 
-def keepers(wire, kit, upstream: int) -> dict[str, Keeper]:
+def keepers(wire, kit) -> dict[str, Keeper]:
     found = {}
     for slot in SLOTS:
-        replica = wire.add(slot, inputs=(TO_KEEP,), upstream=upstream)
+        replica = wire.add(slot, inputs=(TO_KEEP,))
         found[slot] = Keeper(replica.core)
         replica.work = found[slot].work
     return found
@@ -566,7 +564,7 @@ def test_what_a_source_sends_arrives_at_its_owner_once_and_in_order(kit, lossy, 
     where = f"seed {seed}"
     wire = lossy(seed)
     source = wire.add("read/0", edges=(keyed_edge(kit),))
-    found = wire.mortals = keepers(wire, kit, upstream=1)
+    found = wire.mortals = keepers(wire, kit)
     wire.connect()
     chance = random.Random(seed)
     expected: dict[int, list] = defaultdict(list)
@@ -657,9 +655,9 @@ def test_what_is_yielded_arrives_once_in_whole_units_named_item_by_item(kit, los
     middles = ("work/0", "work/1")
     source = wire.add("read/0", edges=(kit.edge_settings(TO_MIDDLE, *middles),))
     for slot in middles:
-        middle = wire.add(slot, inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),), upstream=1)
+        middle = wire.add(slot, inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),))
         middle.work = Middle(middle.core).work
-    found = wire.mortals = keepers(wire, kit, upstream=2)
+    found = wire.mortals = keepers(wire, kit)
     wire.connect()
     for begin in range(0, 80, 8):
         wire.produce("read/0", list(range(begin, begin + 8)))
@@ -679,8 +677,8 @@ def test_nothing_that_comes_late_behind_an_at_most_once_edge_is_taken_for_a_dupl
     wire = kit.Wire()
     first = kit.edge_settings(TO_MIDDLE, "work/0", at_most_once=True)
     source = wire.add("read/0", edges=(first,))
-    middle = wire.add("work/0", inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),), upstream=1)
-    found = keepers(wire, kit, upstream=1)
+    middle = wire.add("work/0", inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),))
+    found = keepers(wire, kit)
     wire.connect()
     for begin in range(0, 200, 2):
         middle.work = lambda now_s, chance: False
@@ -699,7 +697,7 @@ def test_nothing_that_comes_late_behind_an_at_most_once_edge_is_taken_for_a_dupl
 def counted_parcel(kit, wire, chance: random.Random):
     """A keeper whose inbox holds one message of units of several items, and these."""
     wire.add("read/0", edges=(kit.edge_settings(TO_KEEP, "keep/0", partitions=PARTITIONS),))
-    core = wire.add("keep/0", inputs=(TO_KEEP,), upstream=1).core
+    core = wire.add("keep/0", inputs=(TO_KEEP,)).core
     wire.connect()
     units, runs = [], []
     for k in range(chance.randint(1, 5)):
@@ -755,9 +753,9 @@ def test_suspected_units_leave_the_inbox_one_by_one_with_all_their_items(kit):
 def test_a_body_with_another_number_of_items_than_its_units_hold_is_sent_unit_by_unit(kit):
     wire = kit.Wire()
     source = wire.add("read/0", edges=(kit.edge_settings(TO_MIDDLE, "work/0"),))
-    middle = wire.add("work/0", inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),), upstream=1)
+    middle = wire.add("work/0", inputs=(TO_MIDDLE,), edges=(keyed_edge(kit),))
     middle.work = Middle(middle.core).work
-    found = keepers(wire, kit, upstream=1)
+    found = keepers(wire, kit)
     wire.connect()
     wire.produce("read/0", [5, 6, 8])
     carry, spoilt = wire._carry, []

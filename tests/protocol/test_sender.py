@@ -32,7 +32,7 @@ from zflow.wire.data import (
 
 NOW_S = 1000.0
 LINK = (9, "sink/0")
-DOWN, DIALING, UP, CLOSED = LinkState
+DOWN, DIALING, UP, LEAVING, CLOSED = LinkState
 
 
 class Queue:

@@ -32,10 +32,8 @@ def line(kit, wire, *, lossy: bool = False):
     first = kit.edge_settings(TO_MIDDLE, "work/0", at_most_once=lossy)
     source = wire.add("read/0", edges=(first,))
     edges = (kit.edge_settings(TO_SINK, "sink/0"),)
-    middle = wire.add(
-        "work/0", lambda x: {TO_SINK: [x]}, inputs=(TO_MIDDLE,), edges=edges, upstream=1
-    )
-    sink = wire.add("sink/0", inputs=(TO_SINK,), upstream=1)
+    middle = wire.add("work/0", lambda x: {TO_SINK: [x]}, inputs=(TO_MIDDLE,), edges=edges)
+    sink = wire.add("sink/0", inputs=(TO_SINK,))
     wire.connect()
     return source, middle, sink
 
@@ -60,8 +58,8 @@ def test_an_open_unit_holds_the_mark_however_much_behind_it_is_settled(kit):
     wire = kit.Wire()
     edges = kit.edge_settings(TO_SINK, "a/0"), kit.edge_settings(TO_OTHER, "b/0")
     source = wire.add("read/0", edges=edges)
-    wire.add("a/0", inputs=(TO_SINK,), upstream=1)
-    slow = wire.add("b/0", inputs=(TO_OTHER,), upstream=1)
+    wire.add("a/0", inputs=(TO_SINK,))
+    slow = wire.add("b/0", inputs=(TO_OTHER,))
     wire.connect()
     slow.work = lambda now_s, chance: False
     wire.produce("read/0", [0, 1, 2], [TO_SINK])
@@ -91,8 +89,8 @@ def test_the_marks_of_all_origins_above_reach_everybody_below(kit):
         wire.add(f"read/{k}", edges=(kit.edge_settings(TO_MIDDLE, "work/0"),))
         wire.replicas[f"read/{k}"].core.origin.origin = 70 + k
     edges = (kit.edge_settings(TO_SINK, "sink/0"),)
-    wire.add("work/0", lambda x: {TO_SINK: [x]}, inputs=(TO_MIDDLE,), edges=edges, upstream=3)
-    sink = wire.add("sink/0", inputs=(TO_SINK,), upstream=3)
+    wire.add("work/0", lambda x: {TO_SINK: [x]}, inputs=(TO_MIDDLE,), edges=edges)
+    sink = wire.add("sink/0", inputs=(TO_SINK,))
     wire.connect()
     for k in range(3):
         wire.produce(f"read/{k}", list(range(10 * k)) or [0])
@@ -153,7 +151,7 @@ def durable(kit, *, partitions: int = 2) -> Core:
             identity=kit.identity("keep/0"),
             inbox=kit.inbox_settings("keep/0", TO_MIDDLE),
             edges=(kit.edge_settings(TO_SINK, "sink/0"),),
-            upstream=1,
+            upstream=frozenset({(TO_MIDDLE, "read/0")}),
             anchor=True,
         ),
         codec=kit.ListCodec(),

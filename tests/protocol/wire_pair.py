@@ -185,16 +185,20 @@ class Wire:
         *,
         inputs: tuple[int, ...] = (),
         edges: tuple[EdgeSettings, ...] = (),
-        upstream: int = 0,
         yields: bool = False,
         **inbox: Any,
     ) -> Replica:
-        """A replica in `slot`; a source if it has no inputs."""
+        """A replica in `slot`, that expects those added before; a source if it has no inputs."""
         settings = CoreSettings(
             identity=identity(slot),
             inbox=inbox_settings(slot, *inputs, **inbox),
             edges=edges,
-            upstream=upstream,
+            upstream=frozenset(
+                (edge, sender)
+                for sender, other in self.replicas.items()
+                for edge in inputs
+                if edge in other.core.outboxes
+            ),
         )
         origin = None if inputs else OriginSettings(origin=77, stage=slot, low=0)
         core = Core(

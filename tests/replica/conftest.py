@@ -106,7 +106,7 @@ class Workbench:
                     )
                     for route in edges
                 ),
-                upstream=0 if source else 1,
+                upstream=frozenset() if source else frozenset({(IN_EDGE, "read/0")}),
             ),
             codec=PickleCodec(),
             new_token=lambda: next(tokens),

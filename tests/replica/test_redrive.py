@@ -3,7 +3,7 @@
 import pytest
 
 from zflow.ids import Slot
-from zflow.paths import StateDirectory
+from zflow.paths import RunDirectory, StateDirectory
 from zflow.replica.assembly import Place, paced, redrive_begin, redrive_pause_s
 from zflow.state.deadletter import DeadLetter, DeadLetterStore, edit_letter, read_dead_letters
 from zflow.wire.codec import dump_item
@@ -59,16 +59,24 @@ def place(tmp_path):
             run_id="one",
             generation=1,
             topology="flow",
-            run_directory=str(tmp_path),
-            state_directory=str(state.root),
-            target=TargetConfig(target="t", attribute=None, path=None, source_file=None),
+            target=TargetConfig(target="t", attribute=None, path=None),
             stages=[],
             edges=[],
             parameters=[],
             redrive={f"dead:{name}": [f"read-0:{k}" for k in ids] for name, ids in edges.items()},
             redrive_rate_per_s=rate_per_s,
         )
-        return Place(config=config, slot=Slot("dead:a", 0), incarnation=1, crashes=())
+        return Place(
+            config=config,
+            slot=Slot("dead:a", 0),
+            incarnation=1,
+            crashes=(),
+            run=RunDirectory(tmp_path),
+            state=state,
+            into="",
+            ack="",
+            rosters={},
+        )
 
     return make
 

@@ -6,6 +6,7 @@ import pytest
 from zflow.errors import ProtocolError
 from zflow.wire import control
 from zflow.wire.data import Crash
+from zflow.wire.picture import Census, SlotCensus
 from zflow.wire.run import OSEQ, Run
 
 STAGE = control.StageConfig(
@@ -23,9 +24,7 @@ CONFIG = control.RunConfig(
     run_id="20260131-235959-1a2b",
     generation=1,
     topology="flow",
-    run_directory="/run/zf",
-    state_directory="/state",
-    target=control.TargetConfig(target="flow.py", attribute="flow", path=None, source_file=None),
+    target=control.TargetConfig(target="flow.py", attribute="flow", path=None),
     stages=[STAGE],
     edges=[
         control.EdgeConfig(
@@ -40,12 +39,36 @@ CONFIG = control.RunConfig(
     parameters=["read.n=3"],
 )
 CRASH = Crash("parse/0", 3, [Run(2**64 - 1, 2**63, OSEQ, 0, 5, 2)], True, 3, "exit code 1")
+ROSTER = control.Roster("parse", 3, {0: "ipc:///run/0.in", 2: "tcp://[::1]:20001"})
+CENSUS = Census(
+    slots=[SlotCensus(slot="parse/0", replica=None, retired={"processed": 2**62}, restarts={})]
+)
 MESSAGES = [
     control.Register("parse/0", 3, 4711),
     control.Report("parse/0", 3, "running", True, False, 12, 4, "Traceback"),
-    control.Snapshot(7, "run", 4, CONFIG, [CRASH]),
+    control.Snapshot(7, "run", 4, CONFIG, [ROSTER], [control.Ownership("parse", 2, [0, 1])]),
     control.Update(8, "drain", 4),
     control.Update(9, "run", 5, CRASH),
+    control.Update(9, "run", 5, roster=ROSTER, paused=True, epoch=3),
+    control.Standing(
+        supervisor="here:1",
+        host="here",
+        versions={"zflow": "1"},
+        offers={"parse": None, "read": 1},
+        addresses={"parse/0": "ipc:///run/0.in"},
+        incarnations={"parse/0": 4},
+        finished=[],
+        census=CENSUS,
+        heard=control.Snapshot(7, "run", 4, CONFIG, [ROSTER]),
+    ),
+    control.Duty(epoch=2, slots={"parse/0": 3}, code=b"\x80", ended=control.Ended(1, "no")),
+    control.Died("parse/0", CRASH),
+    control.Look(),
+    control.Pause(paused=True),
+    control.Down(now=False),
+    control.Scale("parse", 4),
+    control.Restart(["parse/0"], rolling=True),
+    control.Answer("no"),
 ]
 
 

@@ -21,19 +21,51 @@ class Verb(NamedTuple):
 
 # One row per verb; the summary is kept here so that help need not import the verb.
 VERBS: dict[str, Verb] = {
+    "apply": Verb(
+        "zflow.cli.apply:apply", "Let a running run go on with another version of its topology."
+    ),
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "coordinator": Verb(
+        "zflow.cli.apart:coordinator",
+        "Coordinate a run whose stages are started by hand, or by another machine.",
+    ),
     "dead": Verb(
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
     ),
+    "diff": Verb(
+        "zflow.cli.apply:diff",
+        "Say what zflow apply would do: which stages it would replace, and why.",
+    ),
+    "down": Verb("zflow.cli.orders:down", "End a running run: drained, or now."),
+    "drain": Verb(
+        "zflow.cli.orders:drain",
+        "Let the sources of a running run stop and everything settle, then end it.",
+    ),
     "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
     "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
+    "keys": Verb("zflow.cli.keys:keys", "Make, show and renew the keys of a run over tcp."),
     "metrics": Verb("zflow.cli.metrics:metrics", "List the metrics of a run, and what they mean."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
+    "pause": Verb(
+        "zflow.cli.orders:pause",
+        "Let the sources of a running run yield nothing until zflow resume.",
+    ),
     "ps": Verb("zflow.cli.ps:ps", "List the runs of this folder that are running."),
+    "restart": Verb(
+        "zflow.cli.orders:restart",
+        "Replace the processes of stages or single replicas while the run goes on.",
+    ),
+    "resume": Verb("zflow.cli.orders:resume", "Let the sources of a paused run go on."),
     "run": Verb("zflow.cli.run:run", "Run a topology on this machine, in the foreground."),
     "runs": Verb("zflow.cli.runs:runs", "List the runs of this folder, and remove old ones."),
+    "scale": Verb(
+        "zflow.cli.orders:scale", "Give stages of a running run more replicas, or fewer."
+    ),
+    "stage": Verb(
+        "zflow.cli.apart:stage", "Run replicas of one stage, for a coordinator somewhere else."
+    ),
     "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
     "status": Verb("zflow.cli.status:status", "Show what the stages of a running run do now."),
     "top": Verb("zflow.cli.top:top", "Watch a running run, drawn again every second."),

@@ -4,23 +4,22 @@ Decides how a run is shown. What happens is decided in `zflow.local`.
 """
 
 import os
-import signal
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 
 import click
 
 from zflow.cli.check import check_topology
+from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
-from zflow.cli.screen import make_screen
+from zflow.cli.reload import Reloader
+from zflow.cli.screen import PlainScreen, make_screen
+from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
-from zflow.coordinator.web.address import OFF
-from zflow.coordinator.web.server import WebServer, open_server
+from zflow.coordinator.web.server import WebServer
 from zflow.declared.model import Declared
-from zflow.errors import ConfigError, Problem, Unavailable
+from zflow.errors import ConfigError, Problem
 from zflow.loader import load
 from zflow.local.plan import Plan, new_plan, resumed_plan
 from zflow.local.result import RunResult
@@ -60,12 +59,9 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
     help="Stop after that many seconds, with exit code 4.",
 )
 @click.option(
-    "--http",
-    metavar="ADDR",
-    help="Where metrics and the state of the run are served: HOST:PORT, a port on this machine, or "
-    "off. Who can reach the address can read them.  [default: 127.0.0.1:9464, or the next free "
-    "port]",
+    "--reload", is_flag=True, help="Apply every change of the topology's file while it runs."
 )
+@http_option
 @click.option("--fail-on-dead", is_flag=True, help="Exit with 1 if any item became a dead letter.")
 @click.option(
     "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
@@ -85,6 +81,7 @@ def run(
     resume: str | None,
     state: Path | None,
     timeout_s: float | None,
+    reload: bool,
     fail_on_dead: bool,
     as_json: bool,
     log_level: str,
@@ -107,12 +104,9 @@ def run(
     Exit codes: 0 finished, 1 failed or the books do not balance, 2 wrong usage or topology,
     4 timed out, 5 crash loop, 130 interrupted and drained, 137 stopped by force.
     """
-    with ExitStack() as at_the_end:
-        web = open_web(http)  # before the run is written down, which it may prevent
-        if web is not None:
-            at_the_end.callback(web.stop)
-        plan = _plan(target, parameters, replicas, resume, state)
-        result = run_plan(plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, web=web)
+    with open_web(http) as web:  # before the run is written down, which it may prevent
+        plan = make_plan(target, parameters, replicas, resume, state)
+        result = run_plan(plan, as_json, timeout_s, log_level, reload=reload, web=web)
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -121,10 +115,11 @@ def run(
 
 def run_plan(
     plan: Plan,
-    *,
     as_json: bool,
     timeout_s: float | None = None,
     log_level: str = "WARNING",
+    *,
+    reload: bool = False,
     web: WebServer | None = None,
     close: Callable[[RunResult], RunResult] = lambda result: result,
 ) -> RunResult:
@@ -134,8 +129,15 @@ def run_plan(
     close: called with the result before it is shown, and gives the one to show.
     """
     screen = make_screen(plan, quiet_stdout=as_json)
-    local = LocalRun(plan, screen, Clock(), log_level=log_level.upper(), web=web)
-    _let_interrupts_drain(local)
+    local = LocalRun(
+        plan,
+        screen,
+        Clock(),
+        log_level=log_level.upper(),
+        web=web,
+        each_turn=_reloader(plan, screen) if reload else lambda _lead: None,
+    )
+    on_interrupts(local.drain, local.stop)
     with screen:
         if web is not None:
             site = f"http://{web.address}/"
@@ -148,21 +150,14 @@ def run_plan(
     return result
 
 
-def open_web(address: str | None) -> WebServer | None:
-    """What serves metrics at that address, or at the default one if there is room for it.
-
-    raises: ConfigError for an address that is wrong or taken.
-    """
-    if address == OFF:
-        return None
-    try:
-        return open_server(address, Clock())
-    except Unavailable as error:  # nobody asked for it
-        click.echo(f"zflow: without metrics: {error}", err=True)
-        return None
+def _reloader(plan: Plan, screen: PlainScreen) -> Reloader:
+    record = plan.stored.record
+    if record.path is None:
+        raise click.UsageError("--reload watches a topology's file, and this one is a module")
+    return Reloader(record.target, Path(record.path), Clock(), screen.say)
 
 
-def _plan(
+def make_plan(
     target: str,
     parameters: tuple[str, ...],
     replicas: tuple[str, ...],
@@ -209,21 +204,3 @@ def _settings(
     if problems:
         raise ConfigError(problems)
     return counts
-
-
-def _let_interrupts_drain(local: LocalRun) -> None:
-    """The first Ctrl-C (or SIGTERM, or the terminal's end) drains, the second stops."""
-    asked = 0
-
-    def on_signal(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if asked == 1:
-            local.drain()
-        else:
-            local.stop()
-
-    signal.signal(signal.SIGINT, on_signal)
-    signal.signal(signal.SIGTERM, on_signal)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
-        signal.signal(signal.SIGHUP, on_signal)

@@ -15,10 +15,10 @@ from rich.table import Table
 
 from zflow.cli.ledger import ledger_lines
 from zflow.ids import Slot
+from zflow.local.lead import Progress
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult
-from zflow.local.run import Progress
-from zflow.supervisor import Death
+from zflow.supervisor.member import Death
 
 PLAIN_EVERY_S = 5.0
 PHASE_SENTENCES = {
@@ -55,6 +55,11 @@ class PlainScreen:
         sentence = PHASE_SENTENCES.get(phase)
         if sentence is not None:
             self.say(f"zflow: {sentence}")
+
+    def on_waiting(self, what: str) -> None:
+        """Which replicas are missing."""
+        if what:
+            self.say(f"zflow: waiting for {what}")
 
     def on_progress(self, stages: list[Progress], elapsed_s: float) -> None:
         """A short line now and then."""

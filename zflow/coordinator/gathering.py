@@ -5,10 +5,15 @@ say everything again.
 """
 
 from collections import deque
+from collections.abc import Mapping
 
+from msgspec.structs import replace
+
+from zflow.books import Books
 from zflow.clock import Clock
 from zflow.coordinator.state import RunState
 from zflow.ids import Slot
+from zflow.net.monitor import Failure
 from zflow.wire.picture import (
     Census,
     EdgePicture,
@@ -36,11 +41,44 @@ class Gathering:
         self._slots: dict[str, SlotCensus] = {}
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
         self._numbered = 0
+        self._handshakes: list[str] = []
 
     def take(self, census: Census) -> None:
         """What one supervisor says of its slots."""
         for slot in census.slots:
             self._slots[slot.slot] = slot
+
+    def books(self) -> Books:
+        """The books of the whole run, from every census."""
+        books = Books((edge.label, edge.source) for edge in self._state.config.edges)
+        books.take(Census(slots=list(self._slots.values())))
+        return books
+
+    def restarts(self) -> dict[str, int]:
+        """How often a process of each stage had to be replaced."""
+        totals: dict[str, int] = {}
+        for census in self._slots.values():
+            stage = Slot.parse(census.slot).stage
+            totals[stage] = totals.get(stage, 0) + sum(census.restarts.values())
+        return totals
+
+    def applied(self, digest: str) -> None:
+        """The run is of another version now."""
+        self._digest = digest
+        self.happened("apply", f"version {digest}")
+
+    def handshakes(self, failures: Mapping[str, Failure]) -> None:
+        """Who does not come in at the coordinator, by endpoint."""
+        self._handshakes = [
+            f"{endpoint}: {one.reason} ({one.count} times)"
+            for endpoint, one in failures.items()
+            if one.failing
+        ]
+
+    def _alarms(self) -> list[str]:
+        views = self._state.slots.items()
+        replicas = [f"{name}: {v.report.alarm}" for name, v in views if v.report and v.report.alarm]
+        return [*self._handshakes, *replicas]
 
     def happened(self, kind: str, text: str, slot: Slot | None = None, stage: str = "") -> None:
         """Remember an event."""
@@ -65,19 +103,19 @@ class Gathering:
             generation=config.generation,
             digest=self._digest,
             phase=self._state.phase,
-            paused=False,
+            paused=self._state.paused,
             at_s=self._clock.wall_s(),
             elapsed_s=self._clock.now_s() - self._began_s,
             stages=[
                 StagePicture(
                     name=stage.name,
                     kind=stage.kind,
-                    desired=stage.replicas,
+                    desired=self._state.wanted[stage.name],
                     partitions=stage.partitions,
                     durability=stage.durability,
                     timeout_s=stage.timeout_s,
-                    slots=[self._slot(stage.name, k) for k in range(stage.replicas)],
-                    gone=self._gone(stage.name, stage.replicas),
+                    slots=[self._slot(name) for name in self._names(stage.name)],
+                    gone=self._gone(stage.name),
                 )
                 for stage in config.stages
             ],
@@ -94,19 +132,28 @@ class Gathering:
                 for edge in config.edges
             ],
             events=list(self._events),
+            alarms=self._alarms(),
         )
 
-    def _slot(self, stage: str, index: int) -> SlotCensus:
-        name = str(Slot(stage, index))
-        known = self._slots.get(name)
-        return known or SlotCensus(slot=name, replica=None, retired={}, restarts={})
+    def _names(self, stage: str) -> list[str]:
+        slots = map(Slot.parse, self._state.slots)
+        return [str(slot) for slot in sorted(slots) if slot.stage == stage]
 
-    def _gone(self, stage: str, replicas: int) -> Totals:
+    def _slot(self, name: str) -> SlotCensus:
+        known = self._slots.get(name)
+        if known is None:
+            return SlotCensus(slot=name, replica=None, retired={}, restarts={})
+        view = self._state.slots[name]
+        if known.replica is None or known.replica.incarnation != view.incarnation:
+            return known
+        return replace(known, replica=replace(known.replica, state=view.state))
+
+    def _gone(self, stage: str) -> Totals:
         """Of slots that are no longer there."""
         return added(
             *(
                 added(totals_of(census), restarts_of(census))
                 for name, census in self._slots.items()
-                if (slot := Slot.parse(name)).stage == stage and slot.index >= replicas
+                if name not in self._state.slots and Slot.parse(name).stage == stage
             )
         )

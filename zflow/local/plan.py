@@ -3,20 +3,24 @@
 Decides names, numbers and snapshots. Starts no process and opens no socket.
 """
 
+import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace as renewed
 
 from zflow.clock import Clock
 from zflow.config import parse_parameters
+from zflow.declared.changes import Changes, changes
 from zflow.declared.model import Declared, EdgeDecl
 from zflow.errors import ConfigError, Problem, Unavailable
 from zflow.hashing import text_hash64
 from zflow.loader import Loaded, load, load_source
 from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
+from zflow.stages import StageDecl
 from zflow.state.runs import (
     RunRecord,
     StoredRun,
@@ -24,6 +28,7 @@ from zflow.state.runs import (
     read_run,
     remove_run,
     superseded,
+    write_private,
     write_record,
 )
 from zflow.wire.control import REDRIVE, EdgeConfig, RunConfig, StageConfig, TargetConfig
@@ -39,6 +44,8 @@ class Plan:
     state: StateDirectory
     stored: StoredRun
     resumed: bool
+    epoch: int = 1  # of the process that coordinates it
+    stores: dict[str, str] = field(default_factory=dict)  # by stage; see `coordinator.duties`
 
 
 def new_plan(
@@ -121,6 +128,57 @@ def _stored(name: str, topology: str, base: Path, state: Path | None) -> StoredR
         message = f"the run in this folder is {stored.record.run_id}, not {name}"
         raise _refused(f"--state {state}", message, "give --resume last")
     return stored
+
+
+def coordinated(plan: Plan) -> Plan:
+    """The same plan for a process of its own that coordinates it: its words outrank those of any
+    before it. Raises Unavailable if that cannot be written down."""
+    path, stores = plan.state.epoch, plan.state.stores
+    try:
+        epoch = int(path.read_text()) + 1 if path.exists() else 1
+        known = json.loads(stores.read_text()) if stores.exists() else {}
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"{plan.state.root}: {error}") from error
+    write_private(path, str(epoch).encode())
+    return replace(plan, epoch=epoch, stores=known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextVersion:
+    """What a running run would become. changes: to its stages; config: of generation 1."""
+
+    changes: Changes
+    config: RunConfig
+
+
+def with_codec(plan: Plan, codec: str) -> Plan:
+    """The same plan, whose items travel by another codec."""
+    return replace(plan, config=renewed(plan.config, codec=codec))
+
+
+def next_version(
+    stored: StoredRun,
+    loaded: Loaded,
+    parameters: Sequence[str],
+    environment: Mapping[str, str],
+) -> NextVersion:
+    """Of a run, with another version of its topology, which has been checked.
+
+    parameters: that take the place of those it has; raises ConfigError if they do not fit.
+    """
+    old, new = load_stored(stored).topology.declared(), loaded.topology.declared()
+    texts = [*stored.record.parameters, *parameters]
+    before = parse_parameters(old, stored.record.parameters)
+    after = parse_parameters(new, texts)
+    stages = [stage.name for stage in new.stages]
+    changed = frozenset(name for name in stages if before.get(name, {}) != after.get(name, {}))
+    record = replace(stored.record, parameters=texts)
+    counts = dict(_counts(record.replicas))
+    for stage in old.stages:  # its partitions were spread over so many
+        counts.setdefault(stage.name, stage.options.replicas)
+    renamed = StoredRun(record=record, state=stored.state)
+    plan = _plan(new, renamed, counts, environment, resumed=True)
+    return NextVersion(changes=changes(old, new, changed), config=plan.config)
 
 
 def redrive_plan(
@@ -230,13 +288,10 @@ def _plan(
         run_id=record.run_id,
         generation=1,
         topology=declared.name,
-        run_directory=str(run.root),
-        state_directory=str(state.root),
         target=TargetConfig(
             target=record.target,
             attribute=record.attribute,
             path=record.path,
-            source_file=str(state.code) if record.path else None,
         ),
         stages=_stage_configs(declared, replicas),
         edges=_edge_configs(declared),
@@ -261,9 +316,20 @@ def _stage_configs(declared: Declared, replicas: Mapping[str, int]) -> list[Stag
             on_error=decl.options.on_error,
             partitions=declared.partitions(decl.name),
             durability=decl.options.durability,
+            **_most_replicas(declared, decl),
         )
         for number, decl in enumerate(declared.stages)
     ]
+
+
+def _most_replicas(declared: Declared, decl: StageDecl) -> dict[str, Any]:
+    """How far the stage can be scaled, where there is a limit."""
+    if decl.kind == "sink" and hasattr(decl.target, "commit"):
+        return {"most_replicas": 1, "why_most": "commit() has one writer"}
+    edges = declared.edges_into(decl.name)
+    if declared.partitions(decl.name) and any(edge.key is None for edge in edges):
+        return {"most_replicas": 1, "why_most": "no key= says which replica has which item"}
+    return {}
 
 
 def _edge_configs(declared: Declared) -> list[EdgeConfig]:

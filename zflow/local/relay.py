@@ -4,7 +4,7 @@ Decides which stream a line goes to. A replica writes into a file and never wait
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,9 +28,16 @@ class _Stream:
 class Relay:
     """Follows the log files of a run. One thread owns it."""
 
-    def __init__(self, logs: Iterable[tuple[Slot, str, Path]], on_line: OnLine) -> None:
-        self._streams = [_Stream(slot, name, path) for slot, name, path in logs]
+    def __init__(self, on_line: OnLine) -> None:
+        self._streams: list[_Stream] = []
+        self._followed: set[Slot] = set()
         self._on_line = on_line
+
+    def follow(self, slot: Slot, paths: Mapping[str, Path]) -> None:
+        """This slot too. paths: by `out` and `err`."""
+        if slot not in self._followed:
+            self._followed.add(slot)
+            self._streams += [_Stream(slot, name, path) for name, path in paths.items()]
 
     def turn(self) -> None:
         """Pass on the lines that are whole."""

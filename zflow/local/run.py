@@ -1,67 +1,26 @@
-"""One run on this machine: coordinator and supervisor in one loop, in the foreground.
+"""One run on this machine: coordinator and supervisor in one loop, in the foreground."""
 
-Decides when the run is over and what its exit code is. The data never passes through here.
-"""
-
-import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable
 
 from zflow.clock import Clock
-from zflow.coordinator.gathering import Gathering
-from zflow.coordinator.server import Coordinator
-from zflow.coordinator.state import RunState
 from zflow.coordinator.web.server import WebServer
-from zflow.errors import ExitCode, Unavailable
-from zflow.ids import Slot
+from zflow.local.lead import PROGRESS_S, Lead, Observer
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
-from zflow.local.result import HotKey, RunResult, hot_keys, make_result
-from zflow.net.control import ControlServer
-from zflow.net.sockets import Sockets, check_fds
-from zflow.state.runs import RunLock
-from zflow.supervisor import Death, Supervisor
+from zflow.net.sockets import check_fds
+from zflow.supervisor.addresses import ipc_addresses
+from zflow.supervisor.attending import Attending
+from zflow.supervisor.census import HOST
+from zflow.supervisor.member import Death, Posts
+from zflow.supervisor.supervise import Supervisor
+from zflow.wire.control import Duty
 
 TURN_S = 0.05
-HOT_KEYS = 10  # per edge
-PROGRESS_S = 0.5
+SUPERVISOR = "local"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One stage now. state: how many replicas are in which state."""
-
-    stage: str
-    kind: str
-    replicas: int
-    running: int
-    items: int
-    queued: int
-    retrying: int
-    restarts: int
-    errors: int
-
-
-class Observer(Protocol):
-    """Who shows the run to people. Called from the run's own thread; may not block for long."""
-
-    def on_phase(self, phase: str) -> None:
-        """bind, connect, run, drain, finish."""
-
-    def on_progress(self, stages: list[Progress], elapsed_s: float) -> None:
-        """Twice a second."""
-
-    def on_line(self, slot: Slot, stream: str, line: str) -> None:
-        """A replica printed a line."""
-
-    def on_death(self, death: Death) -> None:
-        """A replica died and will be replaced."""
-
-
-class LocalRun:
-    """Runs a plan to its end. `drain` and `stop` may be called from a signal handler."""
+class LocalRun(Lead):
+    """Runs a plan to its end, every replica a child of this process."""
 
     def __init__(
         self,
@@ -70,157 +29,107 @@ class LocalRun:
         clock: Clock,
         *,
         log_level: str = "WARNING",
+        each_turn: Callable[[Lead], None] = lambda _lead: None,
         web: WebServer | None = None,
     ) -> None:
-        self._plan = plan
-        self._observer = observer
-        self._clock = clock
+        super().__init__(plan, observer, clock, each_turn=each_turn, web=web)
         self._log_level = log_level
-        self._web = web
-        self._drain_asked = False
-        self._stop_asked = False
-        self._restarts: dict[str, int] = {}
-        self._verdict: tuple[ExitCode, str] | None = None
-        self._phase = ""
-        self._keys: dict[str, list[HotKey]] = {}
-        self._began_s = clock.now_s()
-        self._progress_due_s = 0.0
+        self._attended_s = 0.0
+        self._attended_number = -1
 
-    def drain(self) -> None:
-        """Let the sources stop and everything settle."""
-        self._drain_asked = True
+    def _check(self) -> None:
+        check_fds(_most_links(self._plan))
 
-    def stop(self) -> None:
-        """Kill everything now; `--resume` continues."""
-        self._stop_asked = True
-
-    def run(self, timeout_s: float | None = None) -> RunResult:
-        """Blocks until the run is over; raises Unavailable if it cannot start."""
+    def _lead(self, timeout_s: float | None) -> None:
         plan = self._plan
-        check_fds(_most_links(plan))
-        lock = RunLock(plan.state)
-        plan.run.make()  # not before the user's signals are ours: it is removed below
-        sockets = Sockets()
+        posts = Posts(
+            run=plan.run,
+            state=plan.state.root,
+            control=plan.run.control,
+            options=(),
+            addresses=ipc_addresses(plan.run, plan.config),
+        )
+        self._supervisor = Supervisor(
+            plan.config,
+            posts,
+            self._clock,
+            log_level=self._log_level,
+            watch=self._server.watch,
+            unwatch=self._server.unwatch,
+        )
+        offers = dict.fromkeys(stage.name for stage in plan.config.stages)
+        self._attending = Attending(
+            SUPERVISOR,
+            self._supervisor,
+            offers,
+            run_id=plan.config.run_id,
+            store=f"{HOST}:{plan.state.root}",
+        )
+        self._relay = Relay(self._observer.on_line)
         try:
-            server = ControlServer(sockets, plan.run.control, plan.run.updates)
-            self._supervisor = Supervisor(
-                plan.config,
-                self._clock,
-                log_level=self._log_level,
-                watch=server.watch,
-                unwatch=server.unwatch,
-            )
-            self._server = server
-            state = RunState(plan.config)
-            gathering = Gathering(state, plan.stored.record.digest, self._clock)
-            self._coordinator = Coordinator(state, gathering, server, self._clock)
-            self._relay = Relay(_logs(plan), self._observer.on_line)
             self._loop(timeout_s)
         finally:
-            if hasattr(self, "_supervisor"):
-                self._end()
-            sockets.close_all()
-            shutil.rmtree(plan.run.root, ignore_errors=True)
-            lock.release()
-        result = self._result()
-        if plan.config.redrive:  # sending some letters again does not end the run itself
-            return result
-        try:
-            plan.stored.finish(result.outcome, result.exit_code)
-        except Unavailable as error:  # a full disk may be why it was stopped
-            result = replace(result, outcome=f"{result.outcome} (not written down: {error})")
-        return result
+            self._end()
 
     # -- the loop ----------------------------------------------------------------------------
 
     def _loop(self, timeout_s: float | None) -> None:
-        members = self._supervisor.members.values()
-        while self._verdict is None and not all(m.finished for m in members):
-            for slot in self._supervisor.start_due():
-                incarnation = self._supervisor.members[str(slot)].incarnation
-                self._coordinator.gathering.happened("start", f"incarnation {incarnation}", slot)
+        while self._coordinator.state.phase == "gather":
+            self._attend()
+            self._coordinator.turn()
+        self._attend()
+        self._began_s = self._clock.now_s()
+        while not self._is_over():
+            self._start_due()
             self._server.wait(TURN_S)
             self._coordinator.turn()
             self._handle_deaths()
             self._relay.turn()
             self._supervisor.kill_stuck()
-            self._obey(timeout_s)
+            if self._is_time_to_attend():
+                self._attend()
+            self._judge(timeout_s)
             self._show()
+
+    def _is_time_to_attend(self) -> bool:
+        """Twice a second, and when something has been ordered."""
+        due = self._clock.now_s() - self._attended_s >= PROGRESS_S
+        return due or self._coordinator.state.number != self._attended_number
+
+    def _attend(self) -> None:
+        """What the supervisor has, and what it has to do."""
+        self._attended_s = self._clock.now_s()
+        coordinator = self._coordinator
+        standing = self._attending.standing(
+            {name: view.state for name, view in coordinator.state.slots.items()}
+        )
+        duty = coordinator.on_standing(standing, self._attended_s)
+        self._attended_number = coordinator.state.number
+        assert isinstance(duty, Duty), "a standing is answered with a duty"
+        if self._attending.obey(duty):
+            for member in self._supervisor.members.values():
+                self._relay.follow(member.slot, self._supervisor.logs(member))
+
+    def _start_due(self) -> None:
+        for slot in self._supervisor.start_due():
+            incarnation = self._supervisor.members[str(slot)].incarnation
+            self._coordinator.gathering.happened("start", f"incarnation {incarnation}", slot)
 
     def _handle_deaths(self) -> None:
         for death in self._supervisor.reap():
-            slot = str(death.slot)
-            if death.orderly and self._coordinator.state.phase == "finish":
-                continue
-            self._restarts[death.slot.stage] = self._restarts.get(death.slot.stage, 0) + 1
-            self._coordinator.died(slot, death.crash)
-            self._coordinator.gathering.happened("death", death.cause, death.slot)
-            self._relay.turn()
+            self._handle_death(death)
+
+    def _handle_death(self, death: Death) -> None:
+        slot, coordinator = str(death.slot), self._coordinator
+        view = coordinator.state.slots.get(slot)
+        if death.orderly and (coordinator.state.phase == "finish" or view is None or view.leaving):
+            coordinator.state.ended(slot)
+            return
+        coordinator.died(slot, death.crash)
+        coordinator.gathering.happened("death", death.cause, death.slot)
+        self._relay.turn()
+        if death.reason not in ("rollout", "stop"):
             self._observer.on_death(death)
-        looping = self._supervisor.crash_looping()
-        if looping is not None:
-            self._verdict = (
-                ExitCode.CRASH_LOOP,
-                f"{looping.slot} died {looping.fruitless} times before it had done anything:\n"
-                f"{looping.last_tail}",
-            )
-
-    def _obey(self, timeout_s: float | None) -> None:
-        """What the user, the clock and the replicas ask for."""
-        failures = self._coordinator.state.failures()
-        if failures:
-            report = failures[0]
-            self._verdict = (ExitCode.FAILED, f"{report.slot} failed: {report.error}")
-        elif self._stop_asked:
-            self._verdict = (ExitCode.FORCED, "stopped before everything was settled")
-        elif timeout_s is not None and self._clock.now_s() - self._began_s > timeout_s:
-            self._verdict = (ExitCode.TIMED_OUT, f"not finished after {timeout_s:g} s")
-        elif self._drain_asked and self._coordinator.state.phase in ("bind", "connect"):
-            self._verdict = (ExitCode.INTERRUPTED, "interrupted before any source had started")
-        elif self._drain_asked:
-            self._coordinator.drain()
-
-    def _show(self) -> None:
-        phase = self._coordinator.state.phase
-        if phase != self._phase:
-            self._phase = phase
-            self._coordinator.gathering.happened("phase", phase)
-            self._observer.on_phase(phase)
-        now_s = self._clock.now_s()
-        if now_s >= self._progress_due_s:
-            self._progress_due_s = now_s + PROGRESS_S
-            self._supervisor.count()
-            self._take_census()
-            self._show_to_web()
-            self._observer.on_progress(list(self._progress()), now_s - self._began_s)
-
-    def _take_census(self) -> None:
-        views = self._coordinator.state.slots.items()
-        states = {name: view.state for name, view in views}
-        self._coordinator.gathering.take(self._supervisor.census(states))
-
-    def _show_to_web(self) -> None:
-        if self._web is not None:
-            self._web.show(self._coordinator.gathering.picture())
-
-    def _progress(self) -> Iterator[Progress]:
-        for stage in self._plan.config.stages:
-            totals = self._supervisor.books.stage(stage.name)
-            views = [
-                self._coordinator.state.slots[str(Slot(stage.name, k))]
-                for k in range(stage.replicas)
-            ]
-            yield Progress(
-                stage=stage.name,
-                kind=stage.kind,
-                replicas=stage.replicas,
-                running=sum(view.state == "running" for view in views),
-                items=totals.get("processed", 0),
-                queued=totals.get("inbox", 0) + totals.get("queued", 0),
-                retrying=totals.get("retrying", 0),
-                restarts=self._restarts.get(stage.name, 0),
-                errors=totals.get("errors", 0),
-            )
 
     # -- the end -----------------------------------------------------------------------------
 
@@ -229,32 +138,8 @@ class LocalRun:
         self._supervisor.kill_all()
         self._supervisor.reap()
         self._relay.finish()
-        self._take_census()
-        self._show_to_web()  # the last; it stays until the process ends
-        self._keys = hot_keys((self._plan.run.root / "b").glob("*.keys"), HOT_KEYS)
-        self._show_last()
-
-    def _show_last(self) -> None:
-        elapsed_s = self._clock.now_s() - self._began_s
-        self._observer.on_progress(list(self._progress()), elapsed_s)
-
-    def _result(self) -> RunResult:
-        return make_result(
-            self._plan,
-            self._supervisor.books,
-            verdict=self._verdict,
-            drained=self._drain_asked,
-            restarts=self._restarts,
-            keys=self._keys,
-            seconds=self._clock.now_s() - self._began_s,
-        )
-
-
-def _logs(plan: Plan) -> Iterator[tuple[Slot, str, Path]]:
-    for stage in plan.config.stages:
-        for index in range(stage.replicas):
-            for stream in ("out", "err"):
-                yield Slot(stage.name, index), stream, plan.run.log(stage.number, index, stream)
+        self._coordinator.gathering.take(self._attending.standing({}).census)
+        self._show_progress()
 
 
 def _most_links(plan: Plan) -> int:

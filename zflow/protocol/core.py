@@ -8,8 +8,8 @@ One thread at a time owns it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from zflow.protocol.actions import Action, Bury, LinkKey
@@ -42,15 +42,17 @@ from zflow.wire.run import cut_runs
 class CoreSettings:
     """Everything that one replica's core is told at birth.
 
-    upstream: how many links will come in; 0 at a source. anchor: a durable stage, whose partitions
-    are the origins of what it makes.
+    upstream: the links that will come in, (edge, slot of the sender); none at a source. anchor: a
+    durable stage, whose partitions are the origins of what it makes. generations: of the words that
+    `upstream` and the targets of `edges` come from, by stage; 0 if nobody has rescaled it.
     """
 
     identity: Identity
     inbox: InboxSettings
     edges: tuple[EdgeSettings, ...]
-    upstream: int
+    upstream: frozenset[LinkKey]
     anchor: bool = False
+    generations: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +78,15 @@ class Core:
     ) -> None:
         self.settings = settings
         self.actions: deque[Action] = deque()
-        self.inbox = Inbox(settings.inbox, self.actions.append)
+        self.inbox = Inbox(settings.inbox, self.actions.append, settings.upstream)
         self.running = 0  # units out of the inbox and not yet returned
         self.source_ended = False
         self._codec = codec
+        self._generations = dict(settings.generations)
+        self._targets: dict[int, Sequence[str]] = {e.edge: e.targets for e in settings.edges}
+        self._connecting = False
+        self._leaving = False
+        self._paused = False
         self._tickets = 0
         self._graves: dict[int, Callable[[], None]] = {}
         self._reported_dead: set[tuple[str, int]] = set()
@@ -98,7 +105,7 @@ class Core:
             for edge in settings.edges
         }
         self._branchers = {edge: Brancher(edge) for edge in self.outboxes}
-        self._links = {link.key: link for outbox in self.outboxes.values() for link in outbox.links}
+        self._find_links()
         self.origin = self._new_origin(origin) if origin is not None else None
 
     def _new_origin(self, settings: OriginSettings) -> Origin:
@@ -109,6 +116,9 @@ class Core:
             act=self.actions.append,
             new_ticket=self._new_ticket,
         )
+
+    def _find_links(self) -> None:
+        self._links = {link.key: link for outbox in self.outboxes.values() for link in outbox.links}
 
     def _watermarks(self) -> Iterator[tuple[int, int]]:
         """What is stated downstream: the origins here, or those of what passes through (R7)."""
@@ -127,6 +137,7 @@ class Core:
 
     def connect(self, now_s: float) -> None:
         """Dial every downstream slot. Call it once, when all slots are bound."""
+        self._connecting = True
         for link in self._links.values():
             if link.state is LinkState.DOWN:
                 link.dial(now_s)
@@ -160,12 +171,15 @@ class Core:
             link.on_refuse(frame, now_s)
 
     def current(self, key: LinkKey, token: int) -> bool:
-        """False if the link has been dialled again since a `Send` for `token` was asked for."""
-        return self._links[key].token == token
+        """False if the link has been dialled again, or let go, since a `Send` was asked for."""
+        link = self._links.get(key)
+        return link is not None and link.token == token
 
     def refused_send(self, key: LinkKey, frame: Frame, now_s: float) -> None:
         """The driver could not hand a `Send` to its socket."""
-        self._links[key].refused(frame, now_s)
+        link = self._links.get(key)
+        if link is not None:
+            link.refused(frame, now_s)
 
     def refused_reply(self, frame: Frame, now_s: float) -> None:
         """The driver could not hand a `Reply` to its socket."""
@@ -204,12 +218,18 @@ class Core:
 
     def tick(self, now_s: float) -> None:
         """Timers, then everything that credit allows."""
+        if self.inbox.guests:
+            self.inbox.see_off(now_s)
         ended = self.quiet()
+        if self._leaving:
+            self._part(ended, now_s)
         for outbox in self.outboxes.values():
             for link in outbox.links:
                 if link.ended != ended:
                     link.set_ended(ended, now_s)
                 link.tick(now_s)
+            if outbox.roster.leaving and outbox.part(now_s):
+                self._find_links()
             outbox.dispatch(now_s)
         self.inbox.tick(now_s)
 
@@ -234,7 +254,7 @@ class Core:
 
     def next_parcel(self, now_s: float) -> Parcel | None:
         """The parcel to execute from next, its items decoded; None if there is nothing to do."""
-        while self.inbox.parcels:
+        while self.inbox.parcels and not self._paused:
             parcel = self.inbox.parcels[0]
             if parcel.items is not None:
                 return parcel
@@ -407,6 +427,54 @@ class Core:
         self._graves[letter.ticket] = then
         self.actions.append(letter)
 
+    # -- slots that come and go --------------------------------------------------------------
+
+    def resize(self, stage: str, generation: int, slots: Sequence[str], now_s: float) -> None:
+        """The coordinator's word on which slots a neighbouring stage has from now on.
+
+        Words may come late, twice and in any order: the highest generation of each stage counts.
+        """
+        if generation <= self._generations.get(stage, 0):
+            return
+        self._generations[stage] = generation
+        self.inbox.expect(stage, slots)
+        for outbox in self.outboxes.values():
+            if outbox.settings.stage == stage:
+                self._targets[outbox.settings.edge] = slots
+        self._find_targets(now_s)
+
+    def leave(self) -> None:
+        """This slot leaves its stage: `retired` once nobody upstream has a link to it.
+
+        If the slot is wanted again before, its senders go on, and so does this process.
+        """
+        self._leaving = True
+        self.inbox.part_all()
+
+    def _find_targets(self, now_s: float) -> None:
+        """Links to whom the newest words name; to nobody once this slot has no more to say."""
+        for outbox in self.outboxes.values():
+            slots = () if self.inbox.draining else self._targets[outbox.settings.edge]
+            outbox.resize(slots, now_s, dials=self._connecting)
+        self._find_links()
+
+    def _part(self, ended: bool, now_s: float) -> None:  # noqa: FBT001 - as `tick` has found it
+        """Once nobody upstream has a link here: let nobody make one, and end those downstream.
+
+        A partition that is here has to be served, also one that an old word brings later.
+        """
+        draining = ended and not self.inbox.links and not self.partitions and self.settled()
+        if draining != self.inbox.draining:
+            self.inbox.draining = draining
+            self._find_targets(now_s)
+
+    def retired(self) -> bool:
+        """The slot was told to leave, everything upstream and downstream knows, nothing is open.
+
+        From then on the process may go at any time; `finish` has nothing left to do.
+        """
+        return self.inbox.draining and not self._links and not self.partitions and self.settled()
+
     # -- end ---------------------------------------------------------------------------------
 
     def quiet(self) -> bool:
@@ -415,18 +483,28 @@ class Core:
             return False
         if self.origin is not None:
             return self.source_ended
-        return self.inbox.ended(self.settings.upstream)
+        return self.inbox.ended()
 
     def settled(self) -> bool:
         """Nothing is open anywhere in this process."""
-        if any(not origin.empty() for origin in self._origins()):
+        return not self.inbox.parcels and self.at_rest()
+
+    def at_rest(self) -> bool:
+        """Nothing that was begun is open; units that nobody has begun with may wait."""
+        if self.running or any(not origin.empty() for origin in self._origins()):
             return False
-        waiting = self.running or self.inbox.parcels
-        return not waiting and not any(o.open_units() for o in self.outboxes.values())
+        return not any(outbox.open_units() for outbox in self.outboxes.values())
+
+    def pause_intake(self, paused: bool) -> None:  # noqa: FBT001 - the name says what is true
+        """While it is paused, nothing more is taken out of the inbox.
+
+        What waits there is nobody's loss: its senders keep it, and send it to a successor.
+        """
+        self._paused = paused
 
     def connected(self) -> bool:
-        """Every downstream link is up."""
-        return all(link.state is LinkState.UP for link in self._links.values())
+        """Every downstream link is up, but for those that leave."""
+        return all(link.state is LinkState.UP or link.retiring for link in self._links.values())
 
     def finish(self) -> None:
         """BYE on every link; raises ValueError if anything is still open."""

@@ -4,16 +4,24 @@ Decides only. Rules: accept `lseq == next` of the current token and nothing else
 returns when a unit leaves the inbox (R4); STATE is a snapshot with a version (R3).
 What waits under an older token of the same sender is dropped when a new token comes: the sender
 still has it and can no longer be told of it, so executing it could only make duplicates.
+
+Slots upstream come and go. The inputs have ended when every expected link has, and there is no
+other. A link that nobody expects is a guest: it is served, and dropped once it has said BYE. If the
+BYE was lost with its sender, it is dropped after 10 s of silence with nothing waiting: a sender
+that lives after all is told so at its next heartbeat, and still has what it needs (R13). To a slot
+that leaves all are guests.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from zflow.ids import Slot
 from zflow.intervals import IntervalSet
 from zflow.protocol.actions import Action, LinkKey, Reply
 from zflow.protocol.credit import ReceiverCredit, Window
+from zflow.protocol.sender import LOST_S
 from zflow.wire.data import (
     MAX_ERROR_BYTES,
     NOT_OWNER,
@@ -118,6 +126,8 @@ class ReceiverLink:
         self.dial = hello.dial
         self.ack_endpoint = hello.ack_endpoint
         self.ended = hello.ended
+        self.parted = False  # it has said BYE
+        self.heard_s = 0.0  # when it last said HELLO, or that it lives
         self.next = 0
         # A late HELLO may give a predecessor's token to us: our statements must outrank its own,
         # and what the sender has seen of them must not count as seen of ours.
@@ -202,10 +212,22 @@ class ReceiverLink:
 
 
 class Inbox:
-    """All receiver links of one replica and the queue of parcels. One thread at a time owns it."""
+    """All receiver links of one replica and the queue of parcels. One thread at a time owns it.
 
-    def __init__(self, settings: InboxSettings, act: Callable[[Action], None]) -> None:
+    expected: the links that there will be, until a word says otherwise. guests: links that may be
+    dropped. draining: no HELLO is taken any more.
+    """
+
+    def __init__(
+        self,
+        settings: InboxSettings,
+        act: Callable[[Action], None],
+        expected: Iterable[LinkKey] = (),
+    ) -> None:
         self.settings = settings
+        self.generation = settings.generation  # rises while this process lives
+        self.expected = set(expected)
+        self.draining = False
         self.window = Window(max_items=settings.window_items)
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
@@ -213,7 +235,41 @@ class Inbox:
         self.executing_since_s: float | None = None
         self.stale_frames = 0
         self._tokens: dict[int, ReceiverLink] = {}
+        self._stages = {edge: Slot.parse(slot).stage for edge, slot in self.expected}
+        self.guests: list[ReceiverLink] = []
+        self._leaving = False
+        # Of links that have ended: the first (incarnation, dial) that may make another.
+        self._first: dict[LinkKey, tuple[int, int]] = {}
         self._act = act
+
+    # -- who there is ------------------------------------------------------------------------
+
+    def expect(self, stage: str, slots: Sequence[str]) -> None:
+        """A stage upstream has these slots from now on."""
+        edges = [edge for edge, of in self._stages.items() if of == stage]
+        self.expected = {key for key in self.expected if key[0] not in edges}
+        self.expected.update((edge, slot) for edge in edges for slot in slots)
+        self._find_guests()
+
+    def part_all(self) -> None:
+        """This slot leaves: whoever says BYE is dropped, expected or not."""
+        self._leaving = True
+        self._find_guests()
+
+    def _find_guests(self) -> None:
+        expected = () if self._leaving else self.expected
+        self.guests = [link for key, link in self.links.items() if key not in expected]
+
+    def see_off(self, now_s: float) -> None:
+        """Drop the guests that are through; their share of the window goes to the others."""
+        for link in self.guests:
+            silent = now_s - link.heard_s >= LOST_S
+            if not link.held and (link.parted or silent):
+                del self.links[link.key]
+                self._tokens.pop(link.token, None)
+                known = self._first.get(link.key, (0, 0))
+                self._first[link.key] = max(known, (link.incarnation, link.dial))
+        self._find_guests()
 
     # -- frames ------------------------------------------------------------------------------
 
@@ -228,6 +284,7 @@ class Inbox:
             link = self._replace(frame, link)
         link.ended = frame.ended
         link.refusals = 0
+        link.heard_s = now_s
         self._welcome(link, now_s)
 
     def _refusal(self, frame: Hello, link: ReceiverLink | None) -> tuple[str, int] | None:
@@ -236,10 +293,15 @@ class Inbox:
             return "not_mine", 0
         if frame.codec != mine.codec:
             return "codec", 0
-        if frame.generation > mine.generation:
+        if frame.generation > self.generation:
             return "generation", 0
+        if self.draining:
+            return "draining", 0
         if link is not None and (frame.incarnation, frame.dial) < (link.incarnation, link.dial):
             return "stale_incarnation", link.incarnation
+        first = self._first.get((frame.edge, frame.sender))
+        if first is not None and (frame.incarnation, frame.dial) < first:
+            return "stale_incarnation", first[0]
         return None
 
     def _refuse(self, frame: Hello, code: str, current: int) -> None:
@@ -249,13 +311,14 @@ class Inbox:
 
     def _replace(self, frame: Hello, old: ReceiverLink | None) -> ReceiverLink:
         if old is not None:
-            del self._tokens[old.token]
+            self._tokens.pop(old.token, None)
             self.parcels = deque(p for p in self.parcels if p.link is not old)
         links = len(self.links) + (old is None)
         credit = ReceiverCredit(self.window.items(links), self._window_bytes(links))
         link = ReceiverLink(frame, credit, self.settings.incarnation)
         self.links[link.key] = link
         self._tokens[link.token] = link
+        self._find_guests()
         return link
 
     def _window_bytes(self, links: int) -> int:
@@ -293,6 +356,7 @@ class Inbox:
             self._act(Reply(key, frame.ack_endpoint, frame.incarnation, lost))
             return
         link.refusals = 0
+        link.heard_s = now_s
         link.seen(frame.version_seen)
         self._raise_watermarks(frame.watermarks)
         if frame.next > link.next:
@@ -308,10 +372,11 @@ class Inbox:
                 known[origin] = low
 
     def on_bye(self, frame: Frame) -> None:
-        """The sender is through."""
-        link = self._tokens.get(frame.token)
+        """The sender is through; whatever comes with this token later is told so."""
+        link = self._tokens.pop(frame.token, None)
         if link is not None:
-            link.ended = True
+            link.ended = link.parted = True
+            self._first[link.key] = link.incarnation, link.dial + 1
 
     def _known(self, frame: Frame) -> ReceiverLink | None:
         link = self._tokens.get(frame.token)
@@ -362,7 +427,13 @@ class Inbox:
     def due_s(self) -> float:
         """When `tick` has something to say."""
         links = self.links.values()
-        return min((min(k.changed_s + STATE_EVERY_S, k.welcome_due_s) for k in links), default=1e18)
+        due_s = min(
+            (min(k.changed_s + STATE_EVERY_S, k.welcome_due_s) for k in links), default=1e18
+        )
+        for link in self.guests:
+            if not link.held:
+                due_s = min(due_s, 0.0 if link.parted else link.heard_s + LOST_S)
+        return due_s
 
     # -- work --------------------------------------------------------------------------------
 
@@ -388,10 +459,13 @@ class Inbox:
             self._state(link, now_s)
         return Portion(link, parcel.first + begin, end - begin, runs, items)
 
-    def ended(self, expected: int) -> bool:
-        """All `expected` upstream links exist and have said that nothing more is queued."""
+    def ended(self) -> bool:
+        """All expected links exist and have said that nothing more is queued; there is no guest.
+
+        Of a slot that leaves it is enough that nobody is left.
+        """
         return (
-            len(self.links) == expected
-            and not self.parcels
+            not self.parcels
             and all(link.ended for link in self.links.values())
+            and (self.links.keys() == self.expected or (self._leaving and not self.links))
         )

@@ -7,6 +7,9 @@ A partition moves in three steps. Whoever sends to it holds back what is new as 
 another owner, or a receiver says that it is not the owner. The old owner gives back what it has not
 applied, commits, and lets go of the file. When every unit that was on its way has been acknowledged
 or given back, all of them go to the new owner, in the order in which they were made (H27).
+
+Slots come and go, and a word on owners may come before the word on slots. What belongs to a slot
+that has no link waits until it has one, or until the partition belongs to another.
 """
 
 from bisect import insort
@@ -15,8 +18,10 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
 
+from zflow.ids import Slot
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.segment import Segment
+from zflow.protocol.sender import SenderLink
 from zflow.wire.data import NOT_OWNER, Nack
 
 LOOK_EVERY_S = 0.005  # at what is held back
@@ -31,6 +36,7 @@ def owner_of(partition: int, slots: int) -> int:
 class Owners:
     """Which slot owns each partition of one stage, as one process knows it.
 
+    slots: the index of the owner, of each partition; the declared ones until a word comes.
     generation: of the newest word on it; words may come twice and in any order.
     """
 
@@ -48,12 +54,14 @@ class Owners:
 
 
 class KeyedOutbox(Outbox):
-    """An outbox with a queue for each link; otherwise as its base."""
+    """An outbox with a queue for each slot; otherwise as its base."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.owners = Owners(self.settings.partitions, len(self.links))
-        self._lanes: list[deque[Segment]] = [deque() for _ in self.links]
+        self.owners = Owners(self.settings.partitions, len(self.settings.targets))
+        self._lanes: dict[int, deque[Segment]] = {}  # by index of the slot, also without a link
+        self._routes: list[tuple[SenderLink, deque[Segment]]] = []
+        self._links_changed()
         self._held: dict[int, deque[Segment]] = {}  # of partitions that move, oldest first
         self._free_s: dict[int, float] = {}  # not before, after a refusal
         self._look_s = 0.0
@@ -73,7 +81,7 @@ class KeyedOutbox(Outbox):
         return self._lanes[self.owners.slots[partition]] if held is None else held
 
     def _queues(self) -> Sequence[deque[Segment]]:
-        return [*self._lanes, *self._held.values()]
+        return [*self._lanes.values(), *self._held.values()]
 
     def _to_front(self, segments: Sequence[Segment]) -> None:
         for segment in reversed(segments):
@@ -88,11 +96,20 @@ class KeyedOutbox(Outbox):
         if self._held and now_s >= self._look_s:
             self._look_s = now_s + LOOK_EVERY_S
             self._release(now_s)
-        for link, lane in zip(self.links, self._lanes, strict=True):
+        for link, lane in self._routes:
             while lane and (room := link.room()) > 0:
                 segments = self._take(lane, min(room, self._message_items(link)))
                 if segments:
                     self._send(link, segments, now_s)
+
+    def _links_changed(self) -> None:
+        """A lane for every slot that has a link, owns something, or is still waited for."""
+        links = {Slot.parse(link.key[1]).index: link for link in self.links}
+        before = self._lanes
+        waited = {slot for slot, lane in before.items() if lane}
+        slots = {**dict.fromkeys(links), **dict.fromkeys([*self.owners.slots, *waited])}
+        self._lanes = {slot: before.get(slot, deque()) for slot in slots}
+        self._routes = [(link, self._lanes[slot]) for slot, link in links.items()]
 
     # -- partitions that move ----------------------------------------------------------------
 
@@ -101,6 +118,7 @@ class KeyedOutbox(Outbox):
         before = self.owners.slots
         for partition in self.owners.assign(generation, slots):
             self._hold(partition, before[partition])
+        self._links_changed()  # an owner may be a slot that nobody here knows yet
 
     def _hold(self, partition: int, slot: int) -> None:
         """What waits for the slot waits for its successor."""

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from zflow.protocol.actions import Action, Bury, Fail
 from zflow.protocol.ledger import EdgeLedger
+from zflow.protocol.roster import Roster
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, SenderLink, Sent
 from zflow.protocol.suspects import Suspects, Suspicion
@@ -32,7 +33,7 @@ class EdgeSettings:
     edge: int
     label: str
     stage: str  # the receiving stage, which owns retries and policies
-    targets: tuple[str, ...]  # slots
+    targets: tuple[str, ...]  # slots at birth; not always 0, 1, 2 ...
     at_most_once: bool = False
     window_items: int = 65_536
     window_bytes: int = 64 * 1024 * 1024
@@ -94,10 +95,13 @@ class Outbox:
         # What such an edge has sent is settled before it arrives, where the origin's low mark
         # would make a duplicate of it (R7).
         stated: Watermarks = tuple if settings.at_most_once else watermarks
-        self.links = [
-            SenderLink((settings.edge, slot), self, identity, act, new_token, stated)
-            for slot in settings.targets
-        ]
+
+        def make(slot: str, dials: int) -> SenderLink:
+            key = settings.edge, slot
+            return SenderLink(key, self, identity, act, new_token, stated, dials)
+
+        self.roster = Roster(settings.targets, make)
+        self.links = self.roster.links
         self.queue: deque[Segment] = deque()
         self.queued = 0
         self.suspects = Suspects(max_crashes=settings.max_crashes)
@@ -111,6 +115,23 @@ class Outbox:
         self._new_ticket = new_ticket
         self._random = random
         self._retry_count = 0
+
+    # -- slots that come and go --------------------------------------------------------------
+
+    def resize(self, slots: Sequence[str], now_s: float, *, dials: bool) -> None:
+        """The stage has these slots from now on. dials: those that are new, at once."""
+        self.roster.resize(slots, now_s, dials=dials)
+        self._links_changed()
+
+    def part(self, now_s: float) -> bool:
+        """Go on with the end of links whose slots leave; True if one of them is gone."""
+        gone = self.roster.part(now_s)
+        if gone:
+            self._links_changed()
+        return gone
+
+    def _links_changed(self) -> None:
+        """There are other links now."""
 
     # -- what enters -------------------------------------------------------------------------
 

@@ -12,6 +12,14 @@ another token change nothing (I9); the only thing that sends again is `recover` 
 | UP      | STATE, our token, newer           | limits, acks, nacks                              |
 | UP      | RESET, refused DATA, peer lost    | recover: everything back to the queue -> DIALING |
 | UP      | drain, nothing open               | BYE -> CLOSED                                    |
+| UP      | retired, nothing open             | BYE, heartbeat -> LEAVING                        |
+| LEAVING | timer                             | BYE, heartbeat again                             |
+| LEAVING | RESET: the link is forgotten      | hang up -> CLOSED                                |
+| DIALING | retired, REFUSE                   | hang up -> CLOSED                                |
+| any     | retired, nothing open for 10 s    | hang up -> CLOSED                                |
+
+A BYE may be lost like any frame, so it is said until the receiver knows the token no longer. One
+that never answers, or is no longer there, forgets a silent link by itself (`protocol.inbox`).
 """
 
 from collections import deque
@@ -55,6 +63,7 @@ class LinkState(Enum):
     DOWN = "down"
     DIALING = "dialing"
     UP = "up"
+    LEAVING = "leaving"
     CLOSED = "closed"
 
 
@@ -110,6 +119,7 @@ class SenderLink:
     """From one edge of this process to one downstream slot. One thread at a time owns it.
 
     watermarks: (origin, low) of all that may come over this link, asked for at each heartbeat (R7).
+    dials: that there were before, of an earlier link to the same slot.
     """
 
     def __init__(
@@ -120,11 +130,12 @@ class SenderLink:
         act: Callable[[Action], None],
         new_token: Callable[[], int],
         watermarks: Callable[[], Iterable[tuple[int, int]]] = tuple,
+        dials: int = 0,
     ) -> None:
         self.key = key
         self.state = LinkState.DOWN
         self.token = 0
-        self.dials = 0
+        self.dials = dials
         self.credit = SenderCredit()
         self.unacked: deque[Sent] = deque()
         self.unacked_items = 0
@@ -133,6 +144,8 @@ class SenderLink:
         self.version = 0
         self.peer_incarnation = 0
         self.stuck = False
+        self.retiring = False
+        self.barred = False  # stuck or retiring: nothing new is sent
         self.ended = False
         self._queue = queue
         self._identity = identity
@@ -144,6 +157,7 @@ class SenderLink:
         self._backoff = 0
         self._heard_s = 0.0
         self._refused_since_s: float | None = None
+        self._idle_since_s: float | None = None  # retired, and nothing is open
 
     # -- handshake ---------------------------------------------------------------------------
 
@@ -156,6 +170,7 @@ class SenderLink:
         self.next = 0
         self.version = 0
         self.stuck = False
+        self.barred = self.retiring
         self._acked = IntervalSet()
         self._backoff = 0
         self._heard_s = now_s
@@ -200,15 +215,22 @@ class SenderLink:
             self._due_s = now_s + HEARTBEAT_S
 
     def on_reset(self, frame: Reset, now_s: float) -> None:
-        """The receiver has lost the thread of this link."""
-        if frame.token == self.token and self.state is LinkState.UP:
+        """The receiver has lost the thread of this link, or knows it no longer."""
+        if frame.token != self.token:
+            return
+        if self.state is LinkState.UP:
             self.recover("reset", now_s)
+        elif self.state is LinkState.LEAVING:
+            self._hang_up()
 
     def on_refuse(self, frame: Refuse, now_s: float) -> None:
         """Not now: say HELLO again after the time the receiver asks for; or we are a zombie."""
         if frame.token == self.token and self.state is LinkState.DIALING:
             if frame.code == "stale_incarnation" and frame.current > self._identity.incarnation:
                 self._act(Retire(frame.current))
+            if self.retiring:  # what is dialled has nothing open, and there is no link to end
+                self._hang_up()
+                return
             wait_s = min(max(0.0, frame.retry_after_s), HELLO_MAX_S)
             self._due_s = max(self._due_s, now_s + wait_s)
 
@@ -216,7 +238,7 @@ class SenderLink:
 
     def room(self) -> int:
         """Units that may be sent now."""
-        if self.state is not LinkState.UP or self.stuck:
+        if self.state is not LinkState.UP or self.barred:
             return 0
         return self.credit.room_items()
 
@@ -275,6 +297,7 @@ class SenderLink:
         self.credit.raise_to(frame.limit_items, frame.limit_bytes)
         self.credit.window_items = max(1, frame.window)
         self.stuck = frame.executing_s > STUCK_S
+        self.barred = self.stuck or self.retiring
         ranges = frame.acked
         for at in range(0, len(ranges), 2):
             for begin, end in self._acked.missing(ranges[at], ranges[at + 1]):
@@ -386,6 +409,8 @@ class SenderLink:
                 self.recover("peer_lost", now_s)
                 return
             self.heartbeat(now_s)
+        elif self.state is LinkState.LEAVING:
+            self._say_bye(now_s)
 
     def set_ended(self, ended: bool, now_s: float) -> None:
         """Nothing more is queued for now, or something is again; said at once (H26)."""
@@ -413,7 +438,10 @@ class SenderLink:
 
     def due_s(self) -> float:
         """When `tick` has something to do."""
-        return self._due_s if self.state in (LinkState.DIALING, LinkState.UP) else float("inf")
+        idle = self.state in (LinkState.DOWN, LinkState.CLOSED)
+        return float("inf") if idle else self._due_s
+
+    # -- the end -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Nothing is open and nothing will come: BYE."""
@@ -421,5 +449,38 @@ class SenderLink:
             raise ValueError(f"link {self.key} still has {self.unacked_items} units open")
         if self.state is LinkState.UP:
             self._act(Send(self.key, Bye(self.token)))
+        if self.state is not LinkState.CLOSED:
+            self._hang_up()
+
+    def retire(self) -> None:
+        """Its slot leaves: nothing new goes there."""
+        self.retiring = self.barred = True
+
+    def stay(self, now_s: float) -> None:
+        """Its slot is there again. A link whose BYE was said is made anew."""
+        self.retiring = False
+        self.barred = self.stuck
+        self._idle_since_s = None
+        if self.state in (LinkState.LEAVING, LinkState.CLOSED):
+            self.dial(now_s)
+
+    def part(self, now_s: float) -> None:
+        """Go on with the end of a retired link; it is CLOSED in the end."""
+        if self.unacked_items or self.state is LinkState.CLOSED:
+            return
+        if self._idle_since_s is None:
+            self._idle_since_s = now_s
+        if self.state is LinkState.UP:
+            self.state = LinkState.LEAVING
+            self._say_bye(now_s)
+        elif self.state is LinkState.DOWN or now_s - self._idle_since_s >= LOST_S:
+            self._hang_up()
+
+    def _say_bye(self, now_s: float) -> None:
+        """The heartbeat is answered with RESET once the receiver has heard the BYE before it."""
+        self._act(Send(self.key, Bye(self.token)))
+        self.heartbeat(now_s)
+
+    def _hang_up(self) -> None:
         self._act(Hangup(self.key))
         self.state = LinkState.CLOSED

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -10,13 +11,15 @@ from zflow.clock import Clock, Deadline
 from zflow.errors import ConfigError, Unavailable
 from zflow.ids import Slot
 from zflow.net.control import ControlClient
-from zflow.net.sockets import Sockets, check_fds
-from zflow.paths import RunDirectory
+from zflow.net.security import Security
+from zflow.net.sockets import check_fds
+from zflow.paths import RunDirectory, StateDirectory
 from zflow.replica.assembly import Place
 from zflow.replica.life import Replica
 from zflow.replica.process import SlotLock, settle_in
 from zflow.replica.worker import describe
 from zflow.wire import control
+from zflow.wire.data import decode_crashes
 
 SNAPSHOT_WITHIN_S = 30.0
 ASK_EVERY_S = 1.0
@@ -29,23 +32,23 @@ def main() -> int:
     slot = Slot.parse(arguments.slot)
     log.configure(arguments.log_level, str(slot))
     clock = Clock()
-    sockets = Sockets()
+    security = Security(arguments.keys, insecure_loopback=arguments.insecure_loopback)
+    sockets = security.sockets(str(slot))
     try:
         settle_in(arguments.parent)
         # Before a word to anybody: the coordinator takes a new incarnation's registration for the
         # end of the old one. Held until this process is no more.
         SlotLock(RunDirectory(arguments.run).lock(slot))
-        client = ControlClient(sockets, *_endpoints(arguments.run))
-        snapshot = _snapshot(client, slot, arguments.incarnation, clock)
-        place = Place(
-            config=snapshot.config,
-            slot=slot,
-            incarnation=arguments.incarnation,
-            crashes=tuple(snapshot.crashes),
-        )
+        client = ControlClient(sockets, arguments.control)
+        snapshot = _snapshot(client, arguments, slot, clock)
+        place = _place(arguments, slot, snapshot)
         _make_importable(place)
-        check_fds(_links_of(place))
-        Replica(place, snapshot, sockets, clock).run(client)
+        check_fds(_links_of(place), curve=arguments.keys is not None)
+        replica = Replica(place, snapshot, sockets, clock, security)
+        signal.signal(signal.SIGTERM, lambda _number, _frame: replica.make_room())
+        replica.run(client)
+        if replica.made_room:
+            return control.EXIT_ROLLOUT
     except (ConfigError, Unavailable) as error:
         print(error, file=sys.stderr)  # noqa: T201 - the log the supervisor shows
         return EXIT_FAILED if isinstance(error, ConfigError) else control.EXIT_UNAVAILABLE
@@ -60,30 +63,54 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m zflow.replica", description=__doc__)
     parser.add_argument("--run", required=True, type=Path, help="the run directory")
+    parser.add_argument("--state", required=True, type=Path, help="the state directory")
+    parser.add_argument("--control", required=True, help="where the coordinator answers")
     parser.add_argument("--slot", required=True, help="stage/index")
+    parser.add_argument("--in", required=True, dest="into", help="where messages are taken")
+    parser.add_argument("--ack", required=True, help="where answers to its own are taken")
+    parser.add_argument("--keys", type=Path, help="a key folder")
+    parser.add_argument("--insecure-loopback", action="store_true")
     parser.add_argument("--incarnation", required=True, type=int)
     parser.add_argument("--parent", required=True, type=int, help="pid of the supervisor")
     parser.add_argument("--log-level", default="WARNING")
     return parser.parse_args()
 
 
-def _endpoints(run: Path) -> tuple[str, str]:
-    directory = RunDirectory(run)
-    return directory.control, directory.updates
-
-
 def _snapshot(
-    client: ControlClient, slot: Slot, incarnation: int, clock: Clock
+    client: ControlClient, arguments: argparse.Namespace, slot: Slot, clock: Clock
 ) -> control.Snapshot:
-    """Ask for the configuration until it comes."""
+    """The configuration: of the coordinator, or of the supervisor while that is away."""
+    kept = RunDirectory(arguments.run).snapshot
     deadline = Deadline(clock, SNAPSHOT_WITHIN_S)
+    asked = 0
     while not deadline.passed():
-        client.send(control.Register(str(slot), incarnation, os.getpid()))
+        client.send(control.Register(str(slot), arguments.incarnation, os.getpid()))
         client.wait(ASK_EVERY_S)
         for message in client.receive():
             if isinstance(message, control.Snapshot):
                 return message
+        asked += 1
+        if asked > 1 and kept.exists():
+            snapshot = control.decode(kept.read_bytes())
+            if isinstance(snapshot, control.Snapshot):
+                return snapshot
     raise Unavailable(f"no configuration within {SNAPSHOT_WITHIN_S:g} s")
+
+
+def _place(arguments: argparse.Namespace, slot: Slot, snapshot: control.Snapshot) -> Place:
+    run = RunDirectory(arguments.run)
+    crashes = run.crashes(snapshot.config.stage(slot.stage).number, slot.index)
+    return Place(
+        config=snapshot.config,
+        slot=slot,
+        incarnation=arguments.incarnation,
+        crashes=tuple(decode_crashes(crashes.read_bytes())),
+        run=run,
+        state=StateDirectory(arguments.state),
+        into=arguments.into,
+        ack=arguments.ack,
+        rosters={roster.stage: roster for roster in snapshot.rosters},
+    )
 
 
 def _make_importable(place: Place) -> None:
@@ -96,8 +123,8 @@ def _make_importable(place: Place) -> None:
 
 def _links_of(place: Place) -> int:
     config, name = place.config, place.slot.stage
-    into = sum(config.stage(e.source).replicas for e in config.edges if e.target == name)
-    out = sum(config.stage(e.target).replicas for e in config.edges if e.source == name)
+    into = sum(len(place.rosters[e.source].slots) for e in config.edges if e.target == name)
+    out = sum(len(place.rosters[e.target].slots) for e in config.edges if e.source == name)
     return into + out
 
 

@@ -62,7 +62,7 @@ class Alarms:
 
     def _waiting(self) -> Iterator[tuple[Owned, float]]:
         core = self._bench.reactor.core
-        if core.full() or core.inbox.ended(core.settings.upstream):
+        if core.full() or core.inbox.ended():
             return
         for owned in self._partitions.all():
             due_s = self._due_s(owned)

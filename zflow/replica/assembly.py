@@ -38,8 +38,8 @@ from zflow.stages import StageDecl
 from zflow.state.deadletter import read_dead_letters
 from zflow.state.journal import Journal
 from zflow.state.positions import Position
-from zflow.wire.codec import PickleCodec, load_item
-from zflow.wire.control import REDRIVE, Ownership, RunConfig, StageConfig
+from zflow.wire.codec import CODECS, load_item
+from zflow.wire.control import REDRIVE, Ownership, Roster, RunConfig, StageConfig
 from zflow.wire.data import Crash
 
 VERSION_CHARACTERS = 12  # of the digest of the topology's code: for people to compare
@@ -60,37 +60,29 @@ class Place:
     slot: Slot
     incarnation: int
     crashes: tuple[Crash, ...]
+    run: RunDirectory  # where its locks, its black box and its logs are
+    state: StateDirectory  # where the positions, partitions and dead letters are
+    into: str  # where it takes messages
+    ack: str  # where it takes the answers to its own
+    rosters: dict[str, Roster]  # who its neighbours are, as far as is known; grows with the run
 
     @property
     def stage(self) -> StageConfig:
         """The stage's own configuration."""
         return self.config.stage(self.slot.stage)
 
-    @property
-    def run(self) -> RunDirectory:
-        """Where the sockets are."""
-        return RunDirectory(Path(self.config.run_directory))
-
-    @property
-    def state(self) -> StateDirectory:
-        """Where the positions and dead letters are."""
-        return StateDirectory(Path(self.config.state_directory))
-
-    def endpoint(self, slot: Slot, side: str) -> str:
-        """The endpoint of any slot of the run."""
-        return self.run.endpoint(self.config.stage(slot.stage).number, slot.index, side)
-
     def endpoint_of_link(self, key: LinkKey) -> str:
-        """Where the receiver of a link is bound."""
-        return self.endpoint(Slot.parse(key[1]), "in")
+        """Where the receiver of a link takes messages."""
+        slot = Slot.parse(key[1])
+        return self.rosters[slot.stage].slots[slot.index]
 
 
-def load_topology(config: RunConfig) -> Loaded:
+def load_topology(config: RunConfig, state: StateDirectory) -> Loaded:
     """The user's topology, from the snapshot of its file if there is one."""
     target = config.target
-    if target.path is None or target.source_file is None:
+    if target.path is None:
         return load(target.target)
-    source = Path(target.source_file).read_bytes()
+    source = state.code.read_bytes()
     return load_source(source, Path(target.path), target.attribute, target=target.target)
 
 
@@ -102,16 +94,16 @@ def make_core(place: Place, position: Position | None) -> Core:
         run_id=config.run_id,
         slot=me,
         incarnation=place.incarnation,
-        ack_endpoint=place.endpoint(place.slot, "ack"),
+        ack_endpoint=place.ack,
         generation=config.generation,
-        codec=PickleCodec.name,
+        codec=config.codec,
     )
     inbox = InboxSettings(
         run_id=config.run_id,
         slot=me,
         incarnation=place.incarnation,
         generation=config.generation,
-        codec=PickleCodec.name,
+        codec=config.codec,
         edges=frozenset(edge.edge for edge in incoming),
         window_items=min((edge.window_items for edge in incoming), default=1),
         window_bytes=min((edge.window_bytes for edge in incoming), default=1),
@@ -120,15 +112,20 @@ def make_core(place: Place, position: Position | None) -> Core:
     settings = CoreSettings(
         identity=identity,
         inbox=inbox,
-        edges=tuple(_edges_out(config, place.slot.stage)),
-        upstream=sum(config.stage(edge.source).replicas for edge in incoming),
+        edges=tuple(_edges_out(place)),
+        upstream=frozenset(
+            (edge.edge, slot) for edge in incoming for slot in place.rosters[edge.source].names()
+        ),
+        generations={roster.stage: roster.generation for roster in place.rosters.values()},
         anchor=bool(place.stage.partitions),
     )
     origin = None
     if position is not None:
         number = text_hash64(place.slot.stage, str(place.slot.index), str(position.birth))
         origin = OriginSettings(origin=number, stage=place.slot.stage, low=first_low(position))
-    return Core(settings, codec=PickleCodec(), new_token=new_token, random=Random(), origin=origin)
+    return Core(
+        settings, codec=CODECS[config.codec](), new_token=new_token, random=Random(), origin=origin
+    )
 
 
 def first_low(position: Position) -> int:
@@ -139,15 +136,16 @@ def first_low(position: Position) -> int:
     return position.low
 
 
-def _edges_out(config: RunConfig, stage: str) -> Iterator[EdgeSettings]:
+def _edges_out(place: Place) -> Iterator[EdgeSettings]:
+    config = place.config
     for edge in config.edges:
-        if edge.source == stage:
+        if edge.source == place.slot.stage:
             target = config.stage(edge.target)
             yield EdgeSettings(
                 edge=edge.edge,
                 label=edge.label,
                 stage=edge.target,
-                targets=tuple(str(Slot(edge.target, k)) for k in range(target.replicas)),
+                targets=tuple(place.rosters[edge.target].names()),
                 at_most_once=edge.delivery == "at_most_once",
                 window_items=edge.window_items,
                 window_bytes=edge.window_bytes,
@@ -178,7 +176,8 @@ def load_user(place: Place) -> User:
     """Import the topology and make the stage's instance; whatever the user's code raises."""
     name, config = place.slot.stage, place.config
     labels = {edge.edge: edge.label for edge in config.edges}
-    loaded = load_topology(config)  # for dead letters too: its classes, and the keys of its edges
+    # For dead letters too: its classes, and the keys of its edges.
+    loaded = load_topology(config, place.state)
     declared = loaded.topology.declared()
     version = loaded.digest[:VERSION_CHARACTERS]
     if name.startswith(REDRIVE):

@@ -17,6 +17,7 @@ from zflow.errors import InternalError, Unavailable
 from zflow.net.control import ControlClient
 from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
+from zflow.net.security import Security
 from zflow.net.sockets import Sockets
 from zflow.protocol.actions import Bury, Fail, Retire
 from zflow.replica.assembly import (
@@ -58,13 +59,27 @@ class Replica:
     """Everything of one replica. Made and run by the data thread."""
 
     def __init__(
-        self, place: Place, snapshot: control.Snapshot, sockets: Sockets, clock: Clock
+        self,
+        place: Place,
+        snapshot: control.Snapshot,
+        sockets: Sockets,
+        clock: Clock,
+        security: Security,
     ) -> None:
         stage, slot, run = place.stage, place.slot, place.run
         self.place = place
         self._clock = clock
         self._sockets = sockets
+        self._security = security
+        self._alarm = ""  # of the doors: a handshake that fails, a false name
+        self._accept()
+        self.made_room = False
+        self._room_asked = False
+        self._leaving = False
+        self._epoch = snapshot.epoch
+        self._stale_words = 0  # of a coordinator that is not the newest
         self._update = snapshot.number
+        self._paused = snapshot.paused
         self._phase = PHASE[snapshot.phase]
         self._probe = snapshot.probe
         self._state = "registered"
@@ -87,13 +102,7 @@ class Replica:
             on_fail=self._on_fail,
             on_retire=self._on_retire,
         )
-        self._counters = Counters(
-            self._core,
-            stage=slot.stage,
-            is_sink=stage.kind == "sink",
-            edges={e.edge: e.label for e in place.config.edges if e.target == slot.stage},
-            clock=clock,
-        )
+        self._counters = self._make_counters()
         box = run.black_box(stage.number, slot.index, place.incarnation)
         self._black_box = BlackBox(box, self._counters.names())
         self._counters.attach(self._black_box)
@@ -113,6 +122,34 @@ class Replica:
         self._concluding = snapshot.concluding == stage.name
         self._owners: dict[str, control.Ownership] = {}
         self._learn(snapshot.owners)
+        self._leave_if_left()
+
+    def _accept(self) -> None:
+        """Everybody with whom this slot has an edge may connect; about once a second."""
+        here, config = self.place.slot.stage, self.place.config
+        above = {edge.source for edge in config.edges if edge.target == here}
+        below = {edge.target for edge in config.edges if edge.source == here}
+        rosters = [self.place.rosters[stage] for stage in above | below]
+        self._security.accept(name for roster in rosters for name in roster.names())
+
+    def _watch_doors(self) -> str:
+        """What is wrong at them, in a sentence; empty if nothing is."""
+        for peer, failure in self._sockets.handshake_failures().items():
+            if failure.failing:
+                return f"handshake with {peer} fails: {failure.reason}"
+        if self._links.bad_identity:
+            return f"{self._links.bad_identity} messages came in another slot's name"
+        return ""
+
+    def _make_counters(self) -> Counters:
+        name = self.place.slot.stage
+        return Counters(
+            self._core,
+            stage=name,
+            is_sink=self.place.stage.kind == "sink",
+            edges={e.edge: e.label for e in self.place.config.edges if e.target == name},
+            clock=self._clock,
+        )
 
     def _bind(self) -> None:
         place = self.place
@@ -120,8 +157,8 @@ class Replica:
         takes = any(edge.target == here.stage for edge in place.config.edges)
         gives = any(edge.source == here.stage for edge in place.config.edges)
         self._links.bind(
-            place.endpoint(here, "in") if takes else None,
-            place.endpoint(here, "ack") if gives else None,
+            place.into if takes else None,
+            place.ack if gives else None,
         )
 
     # -- the data thread ---------------------------------------------------------------------
@@ -209,9 +246,10 @@ class Replica:
 
     def _work(self, worker: Worker) -> None:
         ready: Ready | None = None
-        while self._phase < PHASE["finish"] and not self._retired:
+        while self._phase < PHASE["finish"] and not self._retired and not self._is_through():
             if self._source is not None:
                 self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
+                self._source.paused = self._paused or self._room_asked
             if self._durable is not None:
                 self._durable.concluding = self._concluding
             # What has come is executed and sent on before anything that can wait.
@@ -226,9 +264,22 @@ class Replica:
                 ready = self._wait()
                 self._counters.time.leave()
 
+    def _is_through(self) -> bool:
+        """This process may end before its run does."""
+        if self._room_asked:
+            self.made_room = self._is_at_rest()
+            return self.made_room
+        return self._leaving and self._core.retired() and self._is_kept()
+
+    def _is_at_rest(self) -> bool:
+        """What was begun here is settled and stored; what has not been waits at its senders."""
+        with self._reactor.lock:
+            self._core.pause_intake(True)
+            return self._core.at_rest() and self._is_kept()
+
     def _has_work(self) -> bool:
         core = self._core
-        return bool(core.inbox.parcels) and not core.full()
+        return bool(core.inbox.parcels) and not core.full() and not self._room_asked
 
     def _wait(self) -> Ready:
         """Sleep until something arrives or a timer is due; what has arrived."""
@@ -258,12 +309,14 @@ class Replica:
         """Refuse new, all is in: say BYE, close the user's instance, leave the books."""
         if self._retired:
             raise Unavailable("a newer process has this slot")
-        self._say_goodbye()
+        if not self.made_room:
+            self._say_goodbye()
         close_stage(instance)
         if self._durable is not None:
             self._durable.close()
         self._keeper.close()
-        self._enter("finished")
+        if not self.made_room:
+            self._enter("finished")
         self._leave_books()
 
     def _say_goodbye(self) -> None:
@@ -280,7 +333,7 @@ class Replica:
                 labels = {edge.edge: edge.label for edge in self.place.config.edges}
                 path = self.place.run.hot_keys(self.place.stage.number, self.place.slot.index)
                 path.write_text(json.dumps({labels[edge]: one for edge, one in found.items()}))
-        self._counters.finished = True
+        self._counters.finished = not self.made_room
         self._black_box.count(self._counters.values())
 
     def _finish_for_source(self) -> None:
@@ -320,7 +373,7 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended and known.probe == self._probe:
             same = "failed" if self._failure else self._state
-            if same == known.state:
+            if (same, self._alarm) == (known.state, known.alarm):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -334,6 +387,7 @@ class Replica:
             self._failure,
             self._source is None or self._source.ended,
             self._durable.moving.released if self._durable is not None else 0,
+            self._alarm,
         )
         if report != self._report:
             self._report = report
@@ -362,28 +416,42 @@ class Replica:
 
     def on_message(self, message: control.Message) -> None:
         """An update or a snapshot."""
-        if isinstance(message, control.Update):
-            if message.owners is not None:
-                self._learn([message.owners])
-            if message.number > self._update + 1 and self._controller is not None:
-                self._controller.register_again()
-            self._update = max(self._update, message.number)
-            self._concluding |= message.concluding == self.place.stage.name
-            if message.crash is not None:
-                with self._reactor.lock:
-                    self._core.on_crash(message.crash, self._clock.now_s())
-        elif isinstance(message, control.Snapshot):
-            self._learn(message.owners)
-            self._update = max(self._update, message.number)
-            self._concluding |= message.concluding == self.place.stage.name
-        else:
+        if not isinstance(message, control.Update | control.Snapshot):
             return
+        if message.epoch < self._epoch:
+            self._stale_words += 1
+            return
+        if isinstance(message, control.Update):
+            self._on_update(message)
+        else:
+            self._learn(message.owners, message.rosters)
+        self._epoch = message.epoch
+        self._update = message.number
+        self._learn_generation(message)
+        self._concluding |= message.concluding == self.place.stage.name
         self._phase = max(self._phase, PHASE[message.phase])
         self._probe = max(self._probe, message.probe)
+        self._paused = message.paused
         self._waiter.wake()
 
-    def _learn(self, words: Iterable[control.Ownership]) -> None:
-        """Who owns the partitions of this stage, and of those that it sends to."""
+    def _on_update(self, update: control.Update) -> None:
+        missed = update.epoch > self._epoch or update.number > self._update + 1
+        if missed and self._controller is not None:
+            self._controller.register_again()
+        self._learn(
+            [update.owners] if update.owners is not None else [],
+            [update.roster] if update.roster is not None else [],
+        )
+        if update.crash is not None:
+            with self._reactor.lock:
+                self._core.on_crash(update.crash, self._clock.now_s())
+
+    def _learn(
+        self, words: Iterable[control.Ownership], rosters: Iterable[control.Roster] = ()
+    ) -> None:
+        """Who is there, and who owns the partitions of this stage and of those it sends to."""
+        for roster in rosters:
+            self._learn_roster(roster)
         for word in words:
             known = self._owners.get(word.stage)
             if known is None or word.generation > known.generation:
@@ -395,12 +463,47 @@ class Replica:
         if mine is not None and self._durable is not None:
             self._durable.moving.assign(mine.generation, mine.slots)
 
+    def _learn_roster(self, roster: control.Roster) -> None:
+        """A stage has grown or shrunk, or a slot of it is somewhere else now."""
+        if roster.generation <= self.place.rosters[roster.stage].generation:
+            return
+        self.place.rosters[roster.stage] = roster
+        with self._reactor.lock:
+            self._core.resize(roster.stage, roster.generation, roster.names(), self._clock.now_s())
+        self._leave_if_left()
+
+    def _learn_generation(self, message: control.Update | control.Snapshot) -> None:
+        """Peers of a newer version say HELLO with its generation; they are refused until now."""
+        if isinstance(message, control.Update):
+            generation = message.generation
+        else:
+            generation = message.config.generation
+        with self._reactor.lock:
+            inbox = self._core.inbox
+            inbox.generation = max(inbox.generation, generation)
+
+    def _leave_if_left(self) -> None:
+        """This slot is not one of its stage's any more."""
+        here = self.place.slot
+        if here.index not in self.place.rosters[here.stage].slots and not self._leaving:
+            self._leaving = True
+            with self._reactor.lock:
+                self._core.leave()
+
+    def make_room(self) -> None:
+        """Finish what has begun and end, for a successor; from a signal handler."""
+        self._room_asked = True
+        self._waiter.wake()
+
     def step_for(self, away_s: float) -> None:
         """User code has the data thread: take a step for it, if there is reason enough."""
         source, core = self._source, self._core
         takes = source is not None and not core.source_ended
         if not takes and self._phase >= PHASE["finish"] and away_s > PATIENCE_S:
             self._finish_for_source()
+        if self._room_asked and takes and away_s > PATIENCE_S and self._is_at_rest():
+            self._keeper.close()  # the generator blocks; what it yields now it yields again
+            os._exit(control.EXIT_ROLLOUT)
         waiting = (source is not None and takes and source.waiting()) or any(
             outbox.queued for outbox in core.outboxes.values()
         )
@@ -420,6 +523,9 @@ class Replica:
 
     def beat(self) -> None:
         """The process lives."""
+        with self._reactor.lock:
+            self._accept()
+            self._alarm = self._watch_doors()
         self._black_box.beat(self._clock.now_ns())
 
     def parent_lives(self) -> bool:

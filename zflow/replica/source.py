@@ -106,6 +106,7 @@ class SourceWorker:
         self.bench = bench
         self.ended = position.ended
         self.draining = False
+        self.paused = False  # nothing is pulled, and it has not ended
         self._begin = begin
         self._position = position
         self._skips = skips
@@ -132,7 +133,8 @@ class SourceWorker:
         began_ns = now_ns = bench.clock.now_ns()
         worked = False
         while now_ns - began_ns < SLICE_NS:
-            if self.ended or self.draining or now_ns / 1e9 < self._again_s or core.full():
+            held_up = self.paused or now_ns / 1e9 < self._again_s or core.full()
+            if self.ended or self.draining or held_up:
                 core.source_ended = self.ended or self.draining
                 break
             worked = True

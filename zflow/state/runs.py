@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from zflow.errors import ConfigError, Problem, Unavailable
-from zflow.paths import StateDirectory
+from zflow.paths import RunDirectory, StateDirectory
 from zflow.state.deadletter import read_dead_letters
 
 KEPT_RUNS = 20
@@ -60,7 +60,7 @@ def write_record(state: StateDirectory, record: RunRecord) -> None:
 
     raises: Unavailable if it cannot be written.
     """
-    draft = state.record.with_suffix(".tmp")
+    draft = state.record.with_suffix(f".{os.getpid()}.tmp")
     try:
         draft.write_text(json.dumps(asdict(record), indent=2))
         draft.chmod(0o600)
@@ -111,6 +111,48 @@ def find_run(folder: Path, name: str) -> StoredRun:
             )
         ]
     )
+
+
+def write_private(path: Path, raw: bytes) -> None:
+    """Atomically, since several processes of a run may do the same; raises Unavailable."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        draft.write_bytes(raw)
+        draft.chmod(0o600)
+        draft.replace(path)
+    except OSError as error:
+        raise Unavailable(f"{path}: {error.strerror}") from error
+
+
+class RunFolder:
+    """The use of a run directory by a process; stages of one run on one machine share it.
+
+    Made when it is not there; removed by whoever leaves it last.
+    """
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._run = run
+        path = run.root / "users"
+        while True:
+            run.make()
+            try:
+                self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except FileNotFoundError:
+                continue  # somebody has just left it
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            if path.exists() and os.fstat(self._descriptor).st_ino == path.stat().st_ino:
+                return
+            os.close(self._descriptor)
+
+    def leave(self) -> None:
+        """Give it up; the files of whoever stays are left alone."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        else:
+            shutil.rmtree(self._run.root, ignore_errors=True)
+        os.close(self._descriptor)
 
 
 class RunLock:

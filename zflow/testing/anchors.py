@@ -9,6 +9,7 @@ the end it is a dead letter of this replica's own.
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
+from zflow.ids import Slot
 from zflow.protocol.actions import Bury
 from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import OriginSettings
@@ -61,7 +62,7 @@ class AnchorWorker(Worker):
 
     def __init__(self, process: "Process") -> None:
         super().__init__(process)
-        self._index = self._stage.slots.index(process.slot)
+        self._index = Slot.parse(process.slot).index
         self.owners = Owners(self._stage.partitions, len(self._stage.slots))
         self.owned: dict[int, Owned] = {}
         self.committer = Committer(process)

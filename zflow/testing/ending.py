@@ -25,6 +25,7 @@ class Ending:
         """Let the stages that may finish; True if all is over."""
         over = {
             stage.index: self._world.moves.known(stage)
+            and self._world.rescales.settled(stage)
             and all(self.over(seat.process) for seat in self._world.seats_of(stage))
             for stage in self._world.topology.stages
         }

@@ -58,6 +58,8 @@ class Nemesis:
             (1.0, "failing dead letters", self._failing_graves),
             (0.5, "power loss", self._world.lose_power),
             (3.0, "move", self._world.moves.strike),
+            (3.0, "rescale", self._world.rescales.strike),
+            (1.0, "gentle restart", self._restart_gently),
         )
 
     def schedule(self) -> None:
@@ -84,7 +86,8 @@ class Nemesis:
         self.graves_fail = 0.0
         self.prey.clear()
         world.moves.heal()
-        for seat in world.seats.values():
+        world.rescales.heal()
+        for seat in world.all_seats():
             for zombie in seat.zombies:
                 world.at(world.now_s + self._random.random(), world.kill, (zombie,))
             if seat.process is not None:
@@ -233,10 +236,16 @@ class Nemesis:
         if process is not None:
             crash = Crash(process.slot, process.incarnation, [], False, 0, "suspected")
             for edge in process.stage.ins:
-                for slot in self._world.topology.stages[edge.source].slots:
-                    sender = self._world.seats[slot].process
+                for seat in self._world.seats_of(self._world.topology.stages[edge.source]):
+                    sender = seat.process
                     if sender is not None:
                         sender.on_crash(crash, self._world.now_s)
+
+    def _restart_gently(self) -> None:
+        """A process takes nothing more, finishes what it has begun, and is started again."""
+        inner = [process for process in self._alive() if process.stage.ins]
+        if inner:
+            self._random.choice(inner).rest()
 
     def _cut(self) -> None:
         """Connections are reset with frames on the way, both directions."""

@@ -15,6 +15,8 @@ invariant it is part of:
 | I15 | a poison item kills few processes; no innocent item is dead-lettered          |
 | I16 | what a durable stage gives up is committed as a dead letter before the ack    |
 | I17 | at the end every origin is empty and every link can be closed                 |
+| I17 | the inputs have ended when each link that should be there has, and no other is |
+| I18 | units go to slots that are there, and to the owner of their partition          |
 | unit | a unit names one item for ever, and an item has one name                     |
 
 Those of anchors (I5, I6, I7, I14) are in `effects`.
@@ -26,6 +28,7 @@ I12, that statements may be lost, repeated and reordered, is a property of one l
 from collections.abc import Iterable
 
 from zflow.intervals import IntervalSet
+from zflow.protocol.actions import LinkKey
 from zflow.protocol.core import Core
 from zflow.protocol.inbox import Parcel, Portion
 from zflow.protocol.ledger import COLUMNS
@@ -173,6 +176,15 @@ class Invariants:
             raise Violation("I10", f"{waiting} units of {key} wait, window {window}")
 
     # -- one process -----------------------------------------------------------------------------
+
+    @staticmethod
+    def quiet(core: Core, expected: set[LinkKey], *, leaving: bool) -> None:
+        """I17: the process says that nothing more will come; `expected` is who could send it."""
+        links = core.inbox.links
+        there = links.keys() == expected or (leaving and not links)
+        if not there or not all(link.ended for link in links.values()):
+            ended = {key: link.ended for key, link in links.items()}
+            raise Violation("I17", f"quiet with {ended}, expected {sorted(expected)}")
 
     @staticmethod
     def conserved(outboxes: Iterable[Outbox]) -> None:

@@ -4,11 +4,12 @@ Decides which partition moves where, and when each process hears of it: late, tw
 What a process must do then is decided in `protocol.keyed`, `protocol.inbox` and by its worker.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from zflow.protocol.keyed import Owners
 from zflow.testing.anchors import AnchorWorker
-from zflow.testing.topologies import Stage
+from zflow.testing.topologies import DURABLE, Stage
 
 if TYPE_CHECKING:
     from zflow.testing.process import Process
@@ -20,24 +21,47 @@ LATE_S = 0.3
 LATE_AT_FINISH_S = 2.0  # of some: then a stage is looked at before all of it has heard
 
 
+def evened(owners: Sequence[int], slots: Sequence[int]) -> list[int]:
+    """Owners among these slots, as few as can be moved, so that nobody has two more than another.
+
+    owners: the index of the slot, of each partition.
+    """
+    most = -(-len(owners) // len(slots))
+    full = len(owners) - len(slots) * (most - 1)  # so many slots may have `most`
+    found, kept = list(owners), dict.fromkeys(slots, 0)
+    loose = []
+    for partition, slot in enumerate(owners):
+        at_most = most if sum(n == most for n in kept.values()) < full else most - 1
+        if slot in kept and kept[slot] < at_most:
+            kept[slot] += 1
+        else:
+            loose.append(partition)
+    for partition in loose:
+        found[partition] = slot = min(kept, key=lambda slot: kept[slot])
+        kept[slot] += 1
+    return found
+
+
 class Moves:
     """The assignments of one world; the newest of each stage is what counts."""
 
     def __init__(self, world: "World") -> None:
         self._world = world
         self._random = world.random
-        self._owners = {
+        self.owners = {
             stage.index: Owners(stage.partitions, len(stage.slots))
             for stage in world.topology.stages
-            if stage.partitions and len(stage.slots) > 1
+            if stage.kind == DURABLE
         }
 
     def strike(self) -> None:
         """Some partitions of a stage move, and often back: before everybody knows, or later."""
-        if not self._owners:
+        stages = [self._world.topology.stages[index] for index in self.owners]
+        able = [stage for stage in stages if len(self._world.rescales.slots(stage)) > 1]
+        if not able:
             return
-        stage = self._world.topology.stages[self._random.choice(list(self._owners))]
-        before = list(self._owners[stage.index].slots)
+        stage = self._random.choice(able)
+        before = list(self.owners[stage.index].slots)
         self.move(stage)
         chance = self._random.random()
         if chance < 0.75:
@@ -47,30 +71,32 @@ class Moves:
 
     def move(self, stage: Stage) -> None:
         """About half of the partitions of a stage move, if they can."""
-        if stage.index in self._owners:
-            before = self._owners[stage.index].slots
+        if stage.index in self.owners:
+            before = self.owners[stage.index].slots
             slots = [s if self._random.random() < 0.5 else self._another(stage, s) for s in before]
             self.assign(stage, slots)
 
     def move_at_finish(self, stage: Stage) -> None:
         """One partition moves, if it can: whoever had it may be through before the other hears."""
-        if stage.index in self._owners:
-            slots = list(self._owners[stage.index].slots)
+        if stage.index in self.owners:
+            slots = list(self.owners[stage.index].slots)
             number = self._random.randrange(len(slots))
             slots[number] = self._another(stage, slots[number])
             self.assign(stage, slots, late_s=LATE_AT_FINISH_S)
 
     def _another(self, stage: Stage, slot: int) -> int:
-        return (slot + self._random.randrange(1, len(stage.slots))) % len(stage.slots)
+        others = [k for k in self._world.rescales.indexes(stage) if k != slot]
+        return self._random.choice(others) if others else slot
 
     def _back(self, stage: Stage, slots: list[int]) -> None:
         if not self._world.nemesis.healed:
             self._world.network.faults["moved away and back"] += 1
-            self.assign(stage, slots)
+            there = self._world.rescales.indexes(stage)
+            self.assign(stage, [s if s in there else self._another(stage, s) for s in slots])
 
     def assign(self, stage: Stage, slots: list[int], late_s: float = LATE_S) -> None:
         """A new generation; everybody hears of it some time."""
-        owners = self._owners[stage.index]
+        owners = self.owners[stage.index]
         moved = owners.assign(owners.generation + 1, slots)
         self._world.network.faults["moved partition"] += len(moved)
         for process in self._concerned(stage):
@@ -92,21 +118,21 @@ class Moves:
 
     def spawned(self, process: "Process") -> None:
         """A new process is told at its start."""
-        for index, owners in self._owners.items():
+        for index, owners in self.owners.items():
             stage = self._world.topology.stages[index]
             if stage is process.stage or any(edge.target == index for edge in process.stage.outs):
                 process.assign(stage, owners.generation, owners.slots)
 
     def heal(self) -> None:
         """The last word on every stage reaches everybody."""
-        for index in self._owners:
+        for index in self.owners:
             stage = self._world.topology.stages[index]
             for process in self._concerned(stage):
                 self.spawned(process)
 
     def known(self, stage: Stage) -> bool:
         """Every process of the stage knows the newest word."""
-        owners = self._owners.get(stage.index)
+        owners = self.owners.get(stage.index)
         return owners is None or all(
             seat.process is not None
             and isinstance(seat.process.worker, AnchorWorker)

@@ -5,11 +5,14 @@ every step it asks the invariants about what the step touched.
 """
 
 import heapq
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from zflow.ids import Slot
 from zflow.protocol.actions import Bury, Dial, Fail, Hangup, LinkKey, Reply, Retire, Send
 from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings, Portion
+from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.ledger import COLUMNS
 from zflow.protocol.sender import STUCK_S, Identity, SenderLink
 from zflow.testing.anchors import AnchorWorker
@@ -17,6 +20,7 @@ from zflow.testing.graves import Graves
 from zflow.testing.invariants import Heard, Violation
 from zflow.testing.items import SimCodec, SimPayload
 from zflow.testing.network import Letter, Socket
+from zflow.testing.rescales import Word
 from zflow.testing.topologies import DURABLE, EXACT, FLAT, SOURCE, STREAM, Stage
 from zflow.testing.worker import Worker
 from zflow.testing.yields import YieldWorker
@@ -54,6 +58,9 @@ class Process:
         self.heard: dict[int, Heard] = {}
         self.hello: dict[LinkKey, int] = {}  # the token said last
         self.newest: dict[LinkKey, tuple[int, int]] = {}  # whose link it is, incarnation and dial
+        self.words = self._birth_words()  # the newest that it was told on neighbouring stages
+        self.leaving = False
+        self.resting = False
         self.paused_until_s = 0.0
         self.disk_s = 0.002  # that a commit takes
         self.disk_fails = 0.0  # the chance that one fails
@@ -62,6 +69,19 @@ class Process:
         self.graves = Graves(self)
         self.worker = WORKERS.get(stage.kind, Worker)(self)
         self._wake_s = float("inf")
+
+    def _birth_words(self) -> dict[str, Word]:
+        stages, stage = self.world.topology.stages, self.stage
+        near = {edge.source for edge in stage.ins} | {edge.target for edge in stage.outs}
+        return {stages[k].name: self.world.rescales.birth(stages[k]) for k in sorted(near)}
+
+    def expected(self) -> set[LinkKey]:
+        """The links from upstream that there should be, by what the process was told."""
+        return {
+            (edge.number, slot)
+            for edge in self.stage.ins
+            for slot in self.words[self.world.topology.stages[edge.source].name][1]
+        }
 
     def _new_core(self) -> Core:
         stage, seat, world = self.stage, self.seat, self.world
@@ -87,9 +107,13 @@ class Process:
         settings = CoreSettings(
             identity=identity,
             inbox=inbox,
-            edges=tuple(edge.settings for edge in stage.outs),
-            upstream=world.topology.upstream(stage),
+            edges=tuple(
+                replace(edge.settings, targets=self.words[edge.settings.stage][1])
+                for edge in stage.outs
+            ),
+            upstream=frozenset(self.expected()),
             anchor=stage.kind == DURABLE,
+            generations={name: generation for name, (generation, _) in self.words.items()},
         )
         origin = None
         if stage.kind == SOURCE:
@@ -138,6 +162,10 @@ class Process:
         self.worker.begin(now_s)
         self.act(now_s)
         self._check()
+        if core.retired():
+            self.world.at(now_s, self.world.rescales.exits, (self,))
+        elif self.resting and core.at_rest():
+            self.world.at(now_s, self.world.relieve, (self,))
         due_s = min(core.due_s(), self.worker.due_s, self.worker.alarm_s)
         if mail and mail[0][0] < due_s:
             due_s = mail[0][0]
@@ -147,6 +175,8 @@ class Process:
     def _check(self) -> None:
         core, world = self.core, self.world
         world.invariants.conserved(core.outboxes.values())
+        if self.stage.ins and core.quiet():
+            world.invariants.quiet(core, self.expected(), leaving=self.leaving)
         origins = core.partitions.values() if core.origin is None else (core.origin,)
         for origin in origins:
             world.effects.low(origin.origin, origin.low, self)
@@ -169,7 +199,9 @@ class Process:
     def _read_hello(self, frame: Hello, now_s: float) -> None:
         self.core.on_frame(frame, None, now_s)
         key = frame.edge, frame.sender
-        link = self.core.inbox.links[key]
+        link = self.core.inbox.links.get(key)
+        if link is None:
+            return
         now = link.incarnation, link.dial
         if now < self.newest.get(key, now):
             raise Violation("I9", f"the link of {self.newest[key]} was given to {now}")
@@ -247,7 +279,7 @@ class Process:
             elif isinstance(action, Bury):
                 self.graves.bury(action)
             elif isinstance(action, Hangup):
-                self.world.network.close(self.sockets.pop(action.link))
+                self._hang_up(action.link)
             elif isinstance(action, Retire):
                 self.world.count("RETIRE")
                 self.world.at(now_s + 0.01, self.world.retire, (self,))
@@ -263,6 +295,7 @@ class Process:
         payload: SimPayload | None = action.payload  # type: ignore[assignment]
         if type(frame) is Data and payload is not None:
             self.world.invariants.sent(frame, payload)
+            self._check_target(action.link, frame)
         elif type(frame) is Heartbeat:
             self.world.effects.stated(frame.watermarks, self)
         elif type(frame) is Hello:
@@ -303,6 +336,23 @@ class Process:
             network.close(old)
         edge, slot = action.link
         self.sockets[action.link] = network.connect((edge, self.slot), slot, now_s, upward=False)
+
+    def _hang_up(self, link: LinkKey) -> None:
+        socket = self.sockets.pop(link, None)
+        if socket is not None:
+            self.world.network.close(socket)
+
+    def _check_target(self, link: LinkKey, frame: Data) -> None:
+        """R8, I18: by the newest words, the slot is there and owns the partitions."""
+        edge, slot = link
+        outbox = self.core.outboxes[edge]
+        if slot not in self.words[outbox.settings.stage][1]:
+            raise Violation("I18", f"{self} sends to {slot}, which has left: {frame}")
+        if isinstance(outbox, KeyedOutbox):
+            for run in frame.runs:
+                owner = outbox.owners.slots[run.partition]
+                if owner != Slot.parse(slot).index:
+                    raise Violation("I18", f"{self} sends {run.partition} to {slot}, not {owner}")
 
     # -- what the worker and the world report ------------------------------------------------------
 
@@ -351,6 +401,27 @@ class Process:
             assert isinstance(self.worker, AnchorWorker), "only an anchor has partitions"
             self.worker.assign(generation, slots)
         self.core.assign(stage.name, generation, slots)
+        self.wake(self.world.now_s)
+
+    def resize(self, stage: Stage, generation: int, slots: tuple[str, ...]) -> None:
+        """The coordinator says which slots a neighbouring stage has."""
+        if self.alive:
+            if generation > self.words[stage.name][0]:
+                self.words[stage.name] = generation, slots
+            self.core.resize(stage.name, generation, slots, self.world.now_s)
+            self.wake(self.world.now_s)
+
+    def leave(self) -> None:
+        """The coordinator says that this slot leaves its stage."""
+        if self.alive:
+            self.leaving = True
+            self.core.leave()
+            self.wake(self.world.now_s)
+
+    def rest(self) -> None:
+        """Somebody wants to start it again, without any hurry."""
+        self.resting = True
+        self.core.pause_intake(True)
         self.wake(self.world.now_s)
 
     def on_crash(self, crash: Crash, now_s: float) -> None:

@@ -87,7 +87,7 @@ class Alarms:
 
     def _may_fire(self) -> bool:
         core = self._process.core
-        return not core.full() and not core.inbox.ended(core.settings.upstream)
+        return not core.full() and not core.inbox.ended()
 
     def _due_s(self, own: "Owned") -> float:
         timer = own.armed.timers.first()

@@ -89,10 +89,6 @@ class Topology:
     stages: tuple[Stage, ...]
     items: dict[str, int]
 
-    def upstream(self, stage: Stage) -> int:
-        """How many links come in to each replica of `stage`."""
-        return sum(len(self.stages[edge.source].slots) for edge in stage.ins)
-
     def slots(self) -> list[str]:
         """All slots, sources first."""
         return [slot for stage in self.stages for slot in stage.slots]

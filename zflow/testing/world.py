@@ -26,6 +26,7 @@ from zflow.testing.moves import Moves
 from zflow.testing.network import Network
 from zflow.testing.process import Process
 from zflow.testing.redrive import Redrives, with_redrives
+from zflow.testing.rescales import Rescales
 from zflow.testing.topologies import SOURCE, Stage, Topology, random_topology
 from zflow.wire.data import Crash, Frame
 
@@ -113,6 +114,7 @@ class World:
             slot: Seat(slot, stage) for stage in self.topology.stages for slot in stage.slots
         }
         self.disks = self._new_disks(synced=synced)
+        self.rescales = Rescales(self)
         self.moves = Moves(self)
         self.effects = Effects(self.topology, self.items)
         self.effects.rows.update(
@@ -142,8 +144,17 @@ class World:
         return [self.disks[stage.index, number] for number in range(stage.partitions)]
 
     def seats_of(self, stage: Stage) -> list[Seat]:
-        """The seats of a stage's slots."""
-        return [self.seats[slot] for slot in stage.slots]
+        """The seats of a stage's slots, and of those that have not left it yet."""
+        return [seat for seat in self.seats.values() if seat.stage.index == stage.index]
+
+    def all_seats(self) -> list[Seat]:
+        """Those of slots that have left too: a zombie may still sit there."""
+        return [*self.seats.values(), *self.rescales.attic.values()]
+
+    @staticmethod
+    def new_seat(slot: str, stage: Stage) -> Seat:
+        """For a slot that there never was."""
+        return Seat(slot, stage)
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -274,6 +285,7 @@ class World:
         birth = seat.born()
         process = seat.process = Process(self, seat.stage, seat)
         self.moves.spawned(process)
+        self.rescales.spawned(process)
         if birth:
             self.effects.rows[seat.origin] = process.roots
             self.count("source born again" if process.incarnation > 1 else "source born")
@@ -288,7 +300,9 @@ class World:
         seat.process.wake(self.now_s)
 
     def restart(self, seat: Seat) -> None:
-        """The supervisor starts a successor, unless somebody else has."""
+        """The supervisor starts a successor, unless somebody else has or the slot has left."""
+        if self.seats.get(seat.slot) is not seat or self.rescales.stays_away(seat):
+            return
         if seat.process is None or not seat.process.alive:
             self._spawn(seat)
             self._connect(seat)
@@ -308,6 +322,14 @@ class World:
         again_s = self.now_s + 0.01 + self.random.random() ** 2
         self.at(again_s, self.restart, (process.seat,))
 
+    def relieve(self, process: Process) -> None:
+        """A process has come to rest and goes; its successor comes at once."""
+        if process.alive:
+            self.count("came to rest")
+            process.die(self.now_s)
+            if not process.zombie:
+                self.at(self.now_s + 0.01, self.restart, (process.seat,))
+
     def poisoned(self, process: Process, now_s: float) -> None:
         """User code has killed the process."""
         worker = process.worker
@@ -315,7 +337,8 @@ class World:
             if item.fate is Fate.POISON:
                 assert item.edge is not None, "sources execute nothing"
                 if not process.zombie:
-                    slots, limit = len(process.stage.slots), item.edge.settings.max_crashes
+                    slots = len(self.rescales.ever[process.stage.index])
+                    limit = item.edge.settings.max_crashes
                     self.invariants.killed(item, worker.sender, slots, limit)
                 break
         self.network.faults["poison"] += 1
@@ -323,7 +346,7 @@ class World:
 
     def lose_power(self) -> None:
         """The machine stops: what was written and is not on a disk is gone."""
-        for seat in self.seats.values():
+        for seat in self.all_seats():
             for process in [*seat.zombies, seat.process]:
                 if process is not None and process.alive:
                     self.network.faults["killed process"] += 1
@@ -340,9 +363,9 @@ class World:
         """Tell everybody upstream, soon; successors tell it in their WELCOME."""
         seat.crashes.append(crash)
         for edge in seat.stage.ins:
-            for slot in self.topology.stages[edge.source].slots:
+            for sender in self.seats_of(self.topology.stages[edge.source]):
                 told_s = self.now_s + self.random.random() * 0.05
-                self.at(told_s, self._tell, (self.seats[slot], crash, told_s))
+                self.at(told_s, self._tell, (sender, crash, told_s))
 
     def _tell(self, seat: Seat, crash: Crash, now_s: float) -> None:
         for process in [*seat.zombies, seat.process]:

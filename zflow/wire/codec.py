@@ -1,21 +1,26 @@
-"""Items <-> bytes: pickle protocol 5, large buffers apart. The only importer of pickle.
+"""Items <-> bytes: pickle protocol 5, large buffers apart; or msgpack, plain data only. The only
+importer of pickle.
 
 Decides how a list of items travels. Never opens a payload on its own: the caller has checked
-token and identity first. Pickle executes what it reads, so this codec is for links whose peer is
-this run's own (a private run directory).
+token and identity first. Pickle executes what it reads, so it is for links whose peer is this
+run's own (a private run directory, or CURVE with an allow-list). Msgpack executes nothing.
 """
 
 import io
 import pickle
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 import cloudpickle
+import msgspec
 
 from zflow.hashing import key_bytes
 from zflow.wire.data import MAX_BUFFERS
 from zflow.wire.payload import DecodeError, EncodeError
 
+MAX_MSGPACK_BYTES = 16 * 1024 * 1024  # in memory, plain data may be 60 times as large
+MAX_MSGPACK_DEPTH = 64  # of an item
 MIN_BUFFER_BYTES = 16 * 1024  # below it a frame of its own costs more than the copy
 
 Part = bytes | memoryview
@@ -69,6 +74,88 @@ class PickleCodec:
         if type(items) is not list:
             raise DecodeError(f"a message holds a list of items; got {type(items).__name__}")
         return items
+
+
+class MsgpackCodec:
+    """Plain data: None, bool, int of 64 bits, float, str, bytes, datetime, list, tuple, dict.
+
+    What changes on the way: a tuple arrives as a list, a bytearray or memoryview as bytes, a
+    datetime in UTC. Everything else is refused, a subclass or a naive datetime too, so that
+    nothing arrives as what it was not. Keys of a dict are None, bool, int, float, str or bytes.
+    An item is at most 64 deep and a list of them 16 MiB. Stateless; safe from every thread.
+    """
+
+    name = "msgpack"
+
+    def encode(self, items: list[Any]) -> Parts:
+        """Raises EncodeError that names what cannot travel."""
+        _check_plain(items, EncodeError)
+        try:
+            body = _MSGPACK_ENCODER.encode(items)
+        except (msgspec.MsgspecError, UnicodeEncodeError, OverflowError, BufferError) as error:
+            raise EncodeError(f"cannot travel as msgpack: {error}") from error
+        if len(body) > MAX_MSGPACK_BYTES:
+            message = f"{len(body)} bytes of msgpack; {MAX_MSGPACK_BYTES} are the limit"
+            raise EncodeError(message)
+        return Parts([body])
+
+    def decode(self, payload: Parts) -> list[Any]:
+        """Raises DecodeError, and executes nothing, whatever the bytes are."""
+        body = payload.parts[0]
+        if len(payload.parts) != 1 or len(body) > MAX_MSGPACK_BYTES:
+            message = f"{len(payload.parts)} parts, {len(body)} bytes; one of at most"
+            raise DecodeError(f"{message} {MAX_MSGPACK_BYTES} is msgpack of ours")
+        try:
+            items = _MSGPACK_DECODER.decode(body)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError) as error:
+            raise DecodeError(f"is no plain msgpack: {error}") from error
+        if type(items) is not list:
+            raise DecodeError(f"a message holds a list of items; got {type(items).__name__}")
+        _check_plain(items, DecodeError)
+        return items
+
+
+def _no_extension(code: int, _: memoryview) -> Any:
+    raise ValueError(f"extension {code} is not plain data")
+
+
+_MSGPACK_ENCODER = msgspec.msgpack.Encoder()
+_MSGPACK_DECODER = msgspec.msgpack.Decoder(ext_hook=_no_extension)
+_KEYS = frozenset({type(None), bool, int, float, str, bytes})
+_PLAIN = _KEYS | {bytearray, memoryview}
+_NESTED = (list, tuple, dict)
+
+
+def _check_plain(items: list[Any], error: type[EncodeError | DecodeError]) -> None:
+    """Every part of every item is plain data, and none lies too deep: level by level, since what
+    goes down by itself ends with the stack. An object that holds itself is too deep too."""
+    level: list[Any] = [items]
+    for _ in range(MAX_MSGPACK_DEPTH + 1):
+        below: list[Any] = []
+        for nest in level:
+            if type(nest) is dict:
+                for key in nest:
+                    if type(key) not in _KEYS:
+                        raise error(f"a key of a dict is plain; got {type(key).__name__}")
+                nest = nest.values()
+            for item in nest:
+                kind = type(item)
+                if kind in _PLAIN:
+                    continue
+                if kind in _NESTED:
+                    below.append(item)
+                elif kind is not datetime:
+                    raise error(
+                        f"msgpack carries plain data; got {kind.__module__}.{kind.__name__}"
+                    )
+                elif item.tzinfo is None:
+                    raise error("a datetime needs a time zone (tzinfo) to mean the same elsewhere")
+        if not below:
+            return
+        if len(below) > MAX_MSGPACK_BYTES:  # one list in two places counts twice, and so on
+            raise error(f"lists and dicts are a byte each, and {MAX_MSGPACK_BYTES} are the limit")
+        level = below
+    raise error(f"an item is deeper than {MAX_MSGPACK_DEPTH} levels")
 
 
 def _raw(buffer: pickle.PickleBuffer) -> memoryview | None:
@@ -208,3 +295,9 @@ def why_not_shippable(target: Callable[..., Any]) -> str | None:
     except Exception as error:  # noqa: BLE001 - a pickler runs the items own code
         return f"{type(error).__name__}: {error}"
     return None
+
+
+CODECS: dict[str, type[PickleCodec] | type[MsgpackCodec]] = {
+    PickleCodec.name: PickleCodec,
+    MsgpackCodec.name: MsgpackCodec,
+}

@@ -54,6 +54,22 @@ class Crash(msgspec.Struct, array_like=True, frozen=True):
     place: int = -1
 
 
+def encode_crashes(crashes: Sequence[Crash]) -> bytes:
+    """As a supervisor leaves them for a slot's next process."""
+    return _ENCODER.encode(crashes)
+
+
+def decode_crashes(raw: bytes) -> list[Crash]:
+    """The inverse; raises ProtocolError."""
+    try:
+        return _CRASHES.decode(raw)
+    except msgspec.DecodeError as error:
+        raise ProtocolError(f"malformed reports of deaths: {error}") from error
+
+
+_CRASHES = msgspec.msgpack.Decoder(list[Crash])
+
+
 class Nack(msgspec.Struct, array_like=True, frozen=True):
     """Units [first, first + n) of the link failed at the receiver and are the sender's again."""
 

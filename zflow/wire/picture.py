@@ -43,10 +43,9 @@ class SlotCensus(msgspec.Struct, frozen=True, kw_only=True):
     last_error: str = ""  # how its last incarnation ended, and the end of what it wrote
 
 
-class Census(msgspec.Struct, frozen=True, kw_only=True, tag="census"):
-    """Supervisor -> coordinator, once a second: every slot it has or had."""
+class Census(msgspec.Struct, frozen=True, kw_only=True):
+    """Every slot that a supervisor has or had."""
 
-    supervisor: str
     slots: list[SlotCensus]
 
 
@@ -103,6 +102,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     stages: list[StagePicture]
     edges: list[EdgePicture]
     events: list[Event]  # the newest, oldest first
+    alarms: list[str] = []  # what is wrong now, a sentence each
 
     def stage(self, name: str) -> StagePicture:
         """The stage of that name; raises KeyError."""

@@ -11,11 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from zflow import supervisor as module
 from zflow.clock import Clock
 from zflow.paths import RunDirectory
 from zflow.state.blackbox import BlackBox, Names
-from zflow.supervisor import BARE_DEATH, CRASH_LOOP, WHOLE_DEATH, Supervisor
+from zflow.supervisor import supervise as module
+from zflow.supervisor.addresses import ipc_addresses
+from zflow.supervisor.census import census_of
+from zflow.supervisor.member import Posts
+from zflow.supervisor.supervise import BARE_DEATH, CRASH_LOOP, WHOLE_DEATH, Supervisor
 from zflow.wire.control import RunConfig, StageConfig, TargetConfig
 from zflow.wire.picture import totals_of
 from zflow.wire.run import OSEQ, Run
@@ -49,13 +52,23 @@ class Children:
         self.run = RunDirectory(folder / "r")
         for part in "sblo":
             (self.run.root / part).mkdir(parents=True)
+        config = self._config(kind, replicas, timeout_s)
+        posts = Posts(
+            run=self.run,
+            state=folder,
+            control=self.run.control,
+            options=(),
+            addresses=ipc_addresses(self.run, config),
+        )
         self.supervisor = Supervisor(
-            self._config(kind, replicas, timeout_s),
+            config,
+            posts,
             self.clock,
             log_level="WARNING",
             watch=self.watched.append,
             unwatch=self.watched.remove,
         )
+        self.supervisor.hold({f"work/{k}": 0 for k in range(replicas)})
         self.member = self.supervisor.members["work/0"]
 
     def _config(self, kind, replicas, timeout_s):
@@ -74,9 +87,7 @@ class Children:
             run_id="run",
             generation=1,
             topology="flow",
-            run_directory=str(self.run.root),
-            state_directory=str(self.folder),
-            target=TargetConfig(target="flow.py", attribute=None, path=None, source_file=None),
+            target=TargetConfig(target="flow.py", attribute=None, path=None),
             stages=[stage],
             edges=[],
             parameters=[],
@@ -361,8 +372,8 @@ def test_a_child_that_has_ended_and_is_not_reaped_has_lost_no_count_in_a_census(
     made.script("exit 3")
     made.supervisor.start_due()
     made.black_box(processed=5)
-    made.supervisor.count()
-    monkeypatch.setattr(module.psutil, "Process", refuse)
-    (seen,) = made.supervisor.census({}).slots
+    census_of(made.supervisor, {})
+    monkeypatch.setattr(psutil, "Process", refuse)
+    (seen,) = census_of(made.supervisor, {}).slots
     assert seen.replica is None
     assert totals_of(seen)["processed"] == 5

@@ -7,25 +7,21 @@ a replica; its black box says enough.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
+from types import MappingProxyType
 
 from zflow.books import Books
 from zflow.clock import Clock
 from zflow.ids import Slot
-from zflow.paths import RunDirectory
 from zflow.state.blackbox import Reading, read_black_box
-from zflow.wire.control import EXIT_UNAVAILABLE, RunConfig, StageConfig
-from zflow.wire.data import MAX_ERROR_BYTES, Crash
-from zflow.wire.picture import Census, Replica, SlotCensus
+from zflow.supervisor.member import Death, Member, Posts
+from zflow.wire.control import EXIT_ROLLOUT, EXIT_UNAVAILABLE, RunConfig
+from zflow.wire.data import MAX_ERROR_BYTES, Crash, encode_crashes
 
 BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 30.0
@@ -34,47 +30,9 @@ STUCK_CHECK_S = 0.25
 WHOLE_DEATH, BARE_DEATH = 3, 1  # strikes; see protocol.suspects
 UNAVAILABLE_S = 300.0  # a disk may be full for that long before it counts as a crash loop
 UNAVAILABLE_RETRY_S = 1.0  # and its stage goes on that soon after there is space
+ROLLOUT_S = 30.0  # for a replica to finish what it has begun, before it is killed
+MAX_CRASHES_KEPT = 16  # reports of one slot's deaths that its successors pass on
 _BARE = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Death:
-    """One process has ended. orderly: it was told to finish and did.
-
-    reason: exit, signal, stuck, oom or rollout; cause: the same in words.
-    """
-
-    slot: Slot
-    incarnation: int
-    orderly: bool
-    reason: str
-    cause: str
-    tail: str  # the end of what it wrote to stderr
-    crash: Crash
-    counters: dict[str, int]
-
-
-@dataclass(slots=True)
-class Member:
-    """One slot under supervision."""
-
-    slot: Slot
-    stage: StageConfig
-    incarnation: int = 0
-    process: subprocess.Popen[bytes] | None = None
-    started_at_s: float = 0.0  # wall clock
-    pidfd: int = -1
-    err_from: int = 0  # where this incarnation's stderr begins
-    killed_because: str = ""
-    killed_reason: str = ""  # stuck, rollout or stop
-    start_at_s: float = 0.0  # when the next incarnation may start; 0 while one runs
-    fruitless: int = 0
-    refused_since_s: float = 0.0  # since when a disk or a lock has refused; 0 if none does
-    failures: int = 0
-    finished: bool = False
-    last_tail: str = ""
-    last_error: str = ""
-    restarts: dict[str, int] = field(default_factory=dict)  # by reason
 
 
 class Supervisor:
@@ -86,20 +44,18 @@ class Supervisor:
     def __init__(
         self,
         config: RunConfig,
+        posts: Posts,
         clock: Clock,
         *,
         log_level: str,
         watch: Callable[[int], None],
         unwatch: Callable[[int], None],
     ) -> None:
-        self.members = {
-            str(Slot(stage.name, index)): Member(Slot(stage.name, index), stage)
-            for stage in config.stages
-            for index in range(stage.replicas)
-        }
-        self.run = RunDirectory(Path(config.run_directory))
+        self.members: dict[str, Member] = {}
+        self.gone: dict[str, Member] = {}  # slots that were here: what they counted stays
+        self.posts = posts
+        self._config = config
         self.books = Books((edge.label, edge.source) for edge in config.edges)
-        self._host = socket.gethostname()
         self._clock = clock
         self._log_level = log_level
         self._watch = watch
@@ -115,6 +71,57 @@ class Supervisor:
             "PYTHONHASHSEED": str(zlib.crc32(config.run_id.encode())),
         }
 
+    def configure(self, config: RunConfig) -> None:
+        """The run is of another version: what is started and judged from now on."""
+        if config != self._config:
+            self._config = config
+            for member in self.members.values():
+                member.stage = config.stage(member.slot.stage)
+
+    # -- slots -------------------------------------------------------------------------------
+
+    def hold(
+        self,
+        slots: Mapping[str, int],
+        restart: Mapping[str, int] = MappingProxyType({}),
+        waiting: Collection[str] = (),
+    ) -> None:
+        """Run these slots, with incarnations above the given ones, and no others.
+
+        restart: of those, which incarnation is to make room for a new one. waiting: those that
+        may not start yet.
+        """
+        for name, incarnation in slots.items():
+            member = self.members.get(name)
+            if member is None:
+                slot = Slot.parse(name)
+                member = self.members[name] = Member(slot, self._config.stage(slot.stage))
+                self.gone.pop(name, None)
+            member.dropped = False
+            member.waiting = name in waiting
+            if member.process is None:
+                member.incarnation = max(member.incarnation, incarnation)
+        for name, member in list(self.members.items()):
+            if name not in slots:
+                self._drop(name, member)
+            elif restart.get(name) == member.incarnation:
+                self.roll_out(member)
+
+    def _drop(self, name: str, member: Member) -> None:
+        """The slot is not ours any more: whoever has it now must find it free."""
+        if member.process is not None:
+            member.dropped = True
+            member.killed_reason, member.killed_because = "stop", "the slot is not here any more"
+            self._kill(member)
+            return
+        self.gone[name] = self.members.pop(name)
+
+    def roll_out(self, member: Member) -> None:
+        """Ask the member's process to finish what it has begun and to make room."""
+        if member.process is not None and not member.rollout_s:
+            member.rollout_s = self._clock.now_s()
+            member.process.send_signal(signal.SIGTERM)
+
     # -- starting ----------------------------------------------------------------------------
 
     def start_due(self) -> list[Slot]:
@@ -123,7 +130,11 @@ class Supervisor:
         due = [
             member
             for member in self.members.values()
-            if member.process is None and not member.finished and now_s >= member.start_at_s
+            if member.process is None
+            and not member.finished
+            and not member.dropped
+            and not member.waiting
+            and now_s >= member.start_at_s
         ]
         for member in due:
             self._start(member)
@@ -132,12 +143,17 @@ class Supervisor:
     def _start(self, member: Member) -> None:
         member.incarnation += 1
         member.killed_because = ""
+        member.rollout_s = 0.0
         number, index = member.stage.number, member.slot.index
-        out = self.run.log(number, index, "out")
-        err = self.run.log(number, index, "err")
+        out = self.posts.run.log(number, index, "out")
+        err = self.posts.run.log(number, index, "err")
         member.err_from = err.stat().st_size if err.exists() else 0
+        self.posts.run.crashes(number, index).write_bytes(encode_crashes(member.crashes))
+        into, ack = self.posts.addresses(member.slot)
         command = [sys.executable, "-m", "zflow.replica"]
-        command += ["--run", str(self.run.root), "--slot", str(member.slot)]
+        command += ["--run", str(self.posts.run.root), "--state", str(self.posts.state)]
+        command += ["--control", self.posts.control, *self.posts.options]
+        command += ["--slot", str(member.slot), "--in", into, "--ack", ack]
         command += ["--incarnation", str(member.incarnation), "--parent", str(os.getpid())]
         command += ["--log-level", self._log_level]
         # Files and not pipes: a pipe that nobody reads would block the user's print.
@@ -170,12 +186,12 @@ class Supervisor:
         with suppress(ProcessLookupError, PermissionError):  # children that user code left behind
             os.killpg(process.pid, signal.SIGKILL)
         number, index = member.stage.number, member.slot.index
-        for side in ("in", "ack"):
+        for endpoint in self.posts.addresses(member.slot):
             # A child that escaped us still listens there and never answers: whoever dials before
             # the successor has bound would wait for it.
-            endpoint = self.run.endpoint(number, index, side)
-            Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
-        box_path = self.run.black_box(number, index, member.incarnation)
+            if endpoint.startswith("ipc://"):
+                Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+        box_path = self.posts.run.black_box(number, index, member.incarnation)
         box = read_black_box(box_path)
         box_path.unlink(missing_ok=True)
         tail = self._tail(member)
@@ -185,6 +201,8 @@ class Supervisor:
         # User code can end the process with exit code 0 too; only the replica itself says so here.
         orderly = process.returncode == 0 and counters.get("finished") == 1
         crash = _crash(member, box, strikes, f"{cause}\n{tail}" if tail else cause)
+        member.crashes.append(crash)
+        del member.crashes[:-MAX_CRASHES_KEPT]
         refused = process.returncode == EXIT_UNAVAILABLE and not member.killed_because
         self._plan(member, orderly, crash, counters, tail, refused=refused)
         if not orderly and reason != "stop":
@@ -207,6 +225,8 @@ class Supervisor:
             return member.killed_reason, member.killed_because, WHOLE_DEATH
         if code == EXIT_UNAVAILABLE:
             return "exit", "a disk or a lock refuses for now (exit code 75)", 0
+        if code == EXIT_ROLLOUT:
+            return "rollout", "it has made room for its successor", 0
         if code >= 0:
             return "exit", f"exit code {code}", WHOLE_DEATH
         name = signal.Signals(-code).name
@@ -232,6 +252,9 @@ class Supervisor:
             member.finished = True
             return
         now_s = self._clock.now_s()
+        if member.rollout_s:
+            member.start_at_s = now_s
+            return
         if not refused:
             member.refused_since_s = 0.0
         elif not member.refused_since_s:
@@ -261,6 +284,10 @@ class Supervisor:
             return
         self._check_due_s = now_s + STUCK_CHECK_S
         for member in self.living():
+            if member.rollout_s and now_s - member.rollout_s > ROLLOUT_S:
+                member.killed_reason = "rollout"
+                member.killed_because = f"it had not made room after {ROLLOUT_S:g} s"
+                self._kill(member)
             box = self.reading(member)
             if box is None or not box.started_ns or member.stage.kind == "source":
                 continue
@@ -273,63 +300,6 @@ class Supervisor:
                 )
                 self._kill(member)
 
-    def count(self) -> None:
-        """Read what the living have counted into the books."""
-        for member in self.living():
-            box = self.reading(member)
-            if box is not None:
-                self.books.living(str(member.slot), box.counters)
-
-    def census(self, states: Mapping[str, str]) -> Census:
-        """Every slot, now. states: of the replicas, as they have reported them."""
-        slots = [
-            self._slot_census(member, states.get(name, "starting"))
-            for name, member in self.members.items()
-        ]
-        return Census(supervisor=f"{self._host}:{os.getpid()}", slots=slots)
-
-    def _slot_census(self, member: Member, state: str) -> SlotCensus:
-        slot = str(member.slot)
-        replica = self._replica(member, state)
-        retired = self.books.retired(slot)
-        if replica is None and member.process is not None:
-            # It has just ended, and its books are closed with the next reaping: nothing that was
-            # counted may be missing meanwhile.
-            retired = self.books.slot(slot)
-        return SlotCensus(
-            slot=slot,
-            replica=replica,
-            retired=retired,
-            restarts=dict(member.restarts),
-            last_error=member.last_error,
-        )
-
-    def _replica(self, member: Member, state: str) -> Replica | None:
-        if member.process is None:
-            return None
-        box = self.reading(member)
-        try:
-            process = psutil.Process(member.process.pid)
-            with process.oneshot():
-                cpu, memory, open_fds = (
-                    process.cpu_times(),
-                    process.memory_info(),
-                    process.num_fds(),
-                )
-        except psutil.Error:  # it has just ended and is not reaped yet
-            return None
-        return Replica(
-            incarnation=member.incarnation,
-            pid=member.process.pid,
-            host=self._host,
-            state=state,
-            started_at_s=member.started_at_s,
-            cpu_s=cpu.user + cpu.system,
-            memory_bytes=memory.rss,
-            open_fds=open_fds,
-            counters=box.counters if box is not None else {},
-        )
-
     def living(self) -> Iterator[Member]:
         """The members that have a process."""
         return (member for member in self.members.values() if member.process is not None)
@@ -337,7 +307,12 @@ class Supervisor:
     def reading(self, member: Member) -> Reading | None:
         """The black box of the incarnation that runs."""
         number, index = member.stage.number, member.slot.index
-        return read_black_box(self.run.black_box(number, index, member.incarnation))
+        return read_black_box(self.posts.run.black_box(number, index, member.incarnation))
+
+    def logs(self, member: Member) -> dict[str, Path]:
+        """What the slot's processes write, by stream."""
+        number, index = member.stage.number, member.slot.index
+        return {name: self.posts.run.log(number, index, name) for name in ("out", "err")}
 
     def next_start_s(self) -> float:
         """When the next successor is due; infinity if none is."""
@@ -365,7 +340,7 @@ class Supervisor:
 
     def _tail(self, member: Member) -> str:
         """The end of what this incarnation wrote to stderr."""
-        path = self.run.log(member.stage.number, member.slot.index, "err")
+        path = self.posts.run.log(member.stage.number, member.slot.index, "err")
         try:
             with path.open("rb") as file:
                 file.seek(0, os.SEEK_END)
