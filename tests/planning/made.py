@@ -22,8 +22,10 @@ class Made:
     cpu: float = 0.0  # cores, of each replica
     inbox: int = 0
     unacked: int = 0
+    filling_per_s: float = 0.0  # how fast what it has sent piles up
     dead_per_s: float = 0.0  # of what it sends
     deaths_per_s: float = 0.0
+    last_error: str = "exit code 3\nValueError: no"
     states: dict[int, str] = field(default_factory=dict)  # of slots; `down` has no process
 
 
@@ -37,6 +39,11 @@ def blocked(name, share=0.9, rate=100.0, **more):
 
 def starved(name, share=0.9, rate=100.0, **more):
     return Made(name, [(1 - share, share, 0.0, 0.0)], [rate], **more)
+
+
+def hot(name="Count", partitions=8):
+    times = [(0.05, 0.95, 0.0, 0.0), (0.98, 0.02, 0.0, 0.0), (0.1, 0.9, 0.0, 0.0)]
+    return Made(name, times, [5.0, 90.0, 5.0], partitions=partitions, keyed=True)
 
 
 def picture(stages, at_s, *, phase="run", paused=False, run_id="one"):
@@ -97,7 +104,8 @@ def _slot(made, index, out, at_s):
     counters |= {"processed": done, "inbox": made.inbox, "errors": 0}
     for label in out:
         counters |= {f"sent:{label}": done, f"sent_bytes:{label}": 10 * done}
-        counters[f"unacked_items:{label}"] = made.unacked
+        counters[f"processed:{label}"] = done - int(made.filling_per_s * at_s)
+        counters[f"unacked_items:{label}"] = made.unacked + int(made.filling_per_s * at_s)
         counters[f"dead_lettered:{label}"] = int(made.dead_per_s * at_s)
     if made.kind == "sink":
         counters["latency:40"] = done
@@ -108,7 +116,7 @@ def _slot(made, index, out, at_s):
         replica=None if state == "down" else _replica(made, counters, state, at_s, deaths),
         retired=counters if state == "down" else {},
         restarts={"exit": deaths} if deaths else {},
-        last_error="exit code 3\nValueError: no" if deaths else "",
+        last_error=made.last_error if deaths else "",
     )
 
 

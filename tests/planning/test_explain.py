@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.planning.made import HOST, Made, blocked, busy, picture, starved
+from tests.planning.made import HOST, Made, blocked, busy, hot, picture, starved
 from zflow.planning.explain import explain
 from zflow.planning.gain import one_more
 from zflow.planning.rates import rates_between
@@ -42,6 +42,14 @@ def test_a_neighbour_that_is_as_full_makes_another_replica_worthless():
     said = verdict(blocked("read"), busy("parse"), busy("keep", 0.99, kind="sink"))
     assert said.sentence.endswith("One more replica would give nothing: keep is as full.")
     assert said.command == ""
+
+
+def test_a_stage_before_it_that_fills_a_queue_can_do_more_than_it_does():
+    parse = busy("parse", rate=150.0, filling_per_s=50.0, inbox=500)
+    said = verdict(blocked("read"), parse, busy("enrich"), starved("keep", kind="sink"))
+    assert said.stage == "enrich"
+    assert said.gain.limit == "parse"
+    assert said.gain.factor == pytest.approx(150 / 100)
 
 
 def test_full_processors_limit_the_gain_and_are_said():
@@ -99,11 +107,6 @@ def test_a_source_that_waits_for_what_it_reads_sets_the_pace_too():
     )
 
 
-def hot(name="Count", partitions=8):
-    times = [(0.05, 0.95, 0.0, 0.0), (0.98, 0.02, 0.0, 0.0), (0.1, 0.9, 0.0, 0.0)]
-    return Made(name, times, [5.0, 90.0, 5.0], partitions=partitions, keyed=True)
-
-
 def test_a_replica_with_the_most_frequent_keys_is_named_and_how_to_move_them():
     said = verdict(blocked("read"), hot(), starved("keep", kind="sink"))
     assert (said.kind, said.stage) == ("skew", "Count")
@@ -118,6 +121,14 @@ def test_uneven_replicas_without_keys_are_no_skew():
     uneven = hot()
     uneven.keyed = False
     assert verdict(blocked("read"), uneven, starved("keep", kind="sink")).kind == "free"
+
+
+def test_a_stage_that_moves_more_than_it_computes_is_told_so():
+    stage = Made("parse", [(0.2, 0.0, 0.0, 0.8)], [100.0])
+    said = verdict(blocked("read"), stage, starved("keep", kind="sink"))
+    assert said.sentence.startswith(
+        "parse is the bottleneck: it is busy 100% of the time (80% with moving items), read before"
+    )
 
 
 def test_a_stage_that_waits_for_its_disk_is_told_so():

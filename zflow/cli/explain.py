@@ -33,9 +33,9 @@ def explain(
 ) -> None:
     """Say why a running run is as fast as it is.
 
-    In one sentence. It looks twice, a few seconds apart: which stage has no time left while the stages before it
-    wait for room, what one more replica would give, whether one replica has the keys that come
-    most, or what is broken.
+    In one sentence, from two looks a few seconds apart: which stage has no time left while the
+    stages before it wait for room, what one more replica would give, whether one replica has the
+    keys that come most, or what is broken.
 
     \b
     Example:

@@ -140,7 +140,8 @@ def run_plan(
     on_interrupts(local.drain, local.stop)
     with screen:
         if web is not None:
-            screen.say(f"zflow: metrics on http://{web.address}/metrics")
+            site = f"http://{web.address}/"
+            screen.say(f"zflow: the page on {site}, metrics on {site}metrics")
         result = close(local.run(timeout_s))
     if as_json:
         show_json(result.as_data())

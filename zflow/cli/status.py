@@ -41,9 +41,9 @@ def status(
 ) -> None:
     """Show what the stages of a running run do now.
 
-    With STAGE: what its replicas do. Rates are those of one second: items that a stage has processed, and which share of the time
-    its replicas were busy with them, blocked because nobody takes what they have, or starved. While
-    a run starts it says what it waits for.
+    With STAGE: what its replicas do. Rates are those of one second: items that a stage has
+    processed, and which share of the time its replicas were busy with them, blocked because nobody
+    takes what they have, or starved. While a run starts it says what it waits for.
 
     \b
     Example:

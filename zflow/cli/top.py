@@ -40,7 +40,8 @@ BAR = 20  # characters of a full queue
 def top(topology: str | None, run: str, state: Path | None, once: bool) -> None:
     """Watch a running run, drawn again every second.
 
-    The verdict of zflow explain, the stages, the edges and how full they are. q or Ctrl-C leaves; the run goes on.
+    The verdict of zflow explain, the stages, the edges and how full they are. q or Ctrl-C leaves;
+    the run goes on.
 
     \b
     Example:

@@ -30,14 +30,15 @@ class Gain:
 def one_more(stage: StageRates, rates: Rates, cores: Mapping[str, float]) -> Gain:
     """The gain of one more replica, if replicas share the work evenly.
 
-    Any other stage goes on until it is full; more items need more processor time in proportion.
-    cores: of the hosts whose number is known.
+    Any other stage goes on until it is full; one before it that fills a queue shows what it can do.
+    More items need more processor time in proportion. cores: of the hosts whose number is known.
     """
     n = max(1, len(stage.replicas))
     limits = {"": (n + 1) / n * _room(stage)}
+    ahead = _ahead(stage.name, rates)
     for other in rates.stages:
         if other.name != stage.name and other.times.counted:
-            limits[other.name] = _room(other)
+            limits[other.name] = ahead.get(other.name, 1.0) * _room(other)
     limits[CPU] = min(
         (cores[host] / used for host, used in rates.cpu_by_host.items() if used and host in cores),
         default=float("inf"),
@@ -45,6 +46,24 @@ def one_more(stage: StageRates, rates: Rates, cores: Mapping[str, float]) -> Gai
     limit = min(limits, key=lambda name: limits[name])
     factor = max(1.0, limits[limit])
     return Gain(rate_per_s=stage.rate_per_s * factor, factor=factor, limit=limit)
+
+
+def _ahead(name: str, rates: Rates) -> dict[str, float]:
+    """By stage: how much faster those before one work than it takes, where queues between grow."""
+    found = {name: 1.0}
+    to_visit = [name]
+    while to_visit:
+        target = to_visit.pop()
+        for edge in rates.edges:
+            if edge.target != target:
+                continue
+            taken_per_s = edge.processed_per_s
+            grows_per_s = max(0.0, edge.queue_growth_per_s)
+            factor = found[target] * (1 + grows_per_s / taken_per_s if taken_per_s else 1)
+            if factor > found.get(edge.source, 0.0):
+                found[edge.source] = factor
+                to_visit.append(edge.source)
+    return found
 
 
 def _room(stage: StageRates) -> float:

@@ -109,8 +109,9 @@ class StageRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeRates:
-    """One edge, over all its senders. queue_items: sent or waiting to be sent, not acknowledged.
+    """One edge, over all its senders. rate_per_s: sent; processed_per_s: acknowledged.
 
+    queue_items: waiting to be sent, or sent and not acknowledged.
     window_items: how many of them its senders keep before they are blocked.
     """
 
@@ -119,8 +120,10 @@ class EdgeRates:
     target: str
     keyed: bool
     rate_per_s: float
+    processed_per_s: float
     bytes_per_s: float
     queue_items: int
+    queue_growth_per_s: float
     window_items: int
     dead_letters: int
 
@@ -197,7 +200,7 @@ def rates_between(before: Picture, after: Picture) -> Rates:
             _stage(old.get(stage.name), stage, changes[stage.name], interval_s, dead)
             for stage in after.stages
         ],
-        edges=[_edge(edge, after, changes[edge.source]) for edge in after.edges],
+        edges=[_edge(edge, after, changes[edge.source], interval_s) for edge in after.edges],
     )
 
 
@@ -290,9 +293,13 @@ def _replica(change: _Change) -> ReplicaRates:
     )
 
 
-def _edge(edge: EdgePicture, picture: Picture, senders: list[_Change]) -> EdgeRates:
+def _edge(
+    edge: EdgePicture, picture: Picture, senders: list[_Change], interval_s: float
+) -> EdgeRates:
     label = edge.label
-    waiting = sum(change.gauge(f"{name}:{label}") for change in senders for name in _ON_THE_WAY)
+    names = [f"{name}:{label}" for name in _ON_THE_WAY]
+    waiting = sum(change.gauge(name) for change in senders for name in names)
+    waited = sum(change.gauges_before.get(name, 0) for change in senders for name in names)
     totals = stage_totals(picture.stage(edge.source))
     return EdgeRates(
         label=label,
@@ -300,8 +307,10 @@ def _edge(edge: EdgePicture, picture: Picture, senders: list[_Change]) -> EdgeRa
         target=edge.target,
         keyed=edge.keyed,
         rate_per_s=sum(change.per_s(f"sent:{label}") for change in senders),
+        processed_per_s=sum(change.per_s(f"processed:{label}") for change in senders),
         bytes_per_s=sum(change.per_s(f"sent_bytes:{label}") for change in senders),
         queue_items=waiting,
+        queue_growth_per_s=(waiting - waited) / interval_s if interval_s else 0.0,
         window_items=edge.window_items * len(senders),
         dead_letters=totals.get(_DEAD + label, 0),
     )

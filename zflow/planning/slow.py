@@ -13,6 +13,7 @@ BUSY = 0.9  # a stage that has no time left
 BLOCKED = 0.5  # a stage that mostly waits until somebody takes what it has
 STARVED = 0.5  # a stage that mostly waits for something to do
 COMMITS = 0.5  # of a durable stage: its time goes into storing rather than into user code
+MOVING = 0.1  # of the time of any other stage: worth to be told
 HELD_S = 1.0  # a queue that takes longer than that to be worked off is one
 IDLE = 0.1  # a stage that does next to nothing
 WORTH_IT = 1.1  # less gain than that is none
@@ -57,8 +58,10 @@ def _move(stage: StageRates, hot: str) -> str:
 
 def bottleneck(case: Case) -> Verdict | None:
     """A stage without time left, and work that waits for it."""
-    pressed = [stage for stage in _full(case) if _is_pressed(case, stage)]
-    return _verdict(case, max(pressed, key=_occupied)) if pressed else None
+    pressed = {stage.name: stage for stage in _full(case) if _is_pressed(case, stage)}
+    # What comes before another one is only ahead of it, until the queue between them is full.
+    last = [one for one in pressed.values() if not _reached(case, one) & pressed.keys()]
+    return _verdict(case, max(last, key=_occupied)) if last else None
 
 
 def nearly(case: Case) -> Verdict | None:
@@ -67,16 +70,22 @@ def nearly(case: Case) -> Verdict | None:
     return _verdict(case, max(full, key=_occupied)) if full else None
 
 
+def _reached(case: Case, stage: StageRates) -> set[str]:
+    """The stages behind one."""
+    found: set[str] = set()
+    to_visit = [stage]
+    while to_visit:
+        behind = [one for one in case.rates.after(to_visit.pop().name) if one.name not in found]
+        found |= {one.name for one in behind}
+        to_visit += behind
+    return found
+
+
 def _full(case: Case) -> list[StageRates]:
-    """The stages without time left. Time that does not go into user code counts if it is most of
-    it: a stage that mostly waits for its disk takes nothing more either."""
-    return [
-        stage
-        for stage in case.rates.stages
-        if stage.kind != "source"
-        and _occupied(stage) > BUSY
-        and (stage.times.busy_ratio > BUSY or stage.times.overhead_ratio > COMMITS)
-    ]
+    """The stages without time left; a stage that is moving items or waits for its disk takes
+    nothing more either."""
+    stages = case.rates.stages
+    return [one for one in stages if one.kind != "source" and _occupied(one) > BUSY]
 
 
 def _occupied(stage: StageRates) -> float:
@@ -99,15 +108,7 @@ def _waiting(case: Case, stage: StageRates) -> int:
 def _verdict(case: Case, stage: StageRates) -> Verdict:
     gain = one_more(stage, case.rates, case.cores)
     stores = bool(stage.partitions) and stage.times.overhead_ratio > COMMITS
-    many = f"its {len(stage.replicas)} replicas are" if len(stage.replicas) > 1 else "it is"
-    if stores:
-        what = (
-            f"{stage.name} waits for its disk: {stage.times.overhead_ratio:.0%} of its time goes "
-            f"into commits, {stage.times.busy_ratio:.0%} into its own code"
-        )
-    else:
-        name = "a slow sink" if stage.kind == "sink" else "the bottleneck"
-        what = f"{stage.name} is {name}: {many} busy {_occupied(stage):.0%} of the time"
+    what = _what(stage, stores=stores)
     around = [what, *_neighbours(case, stage)]
     more, command = _advice(case, stage, gain)
     return Verdict(
@@ -118,6 +119,21 @@ def _verdict(case: Case, stage: StageRates) -> Verdict:
         gain=gain,
         notes=case.notes(stage.name),
     )
+
+
+def _what(stage: StageRates, *, stores: bool) -> str:
+    times = stage.times
+    if stores:
+        return (
+            f"{stage.name} waits for its disk: {times.overhead_ratio:.0%} of its time goes into "
+            f"commits, {times.busy_ratio:.0%} into its own code"
+        )
+    name = "a slow sink" if stage.kind == "sink" else "the bottleneck"
+    many = f"its {len(stage.replicas)} replicas are" if len(stage.replicas) > 1 else "it is"
+    said = f"{stage.name} is {name}: {many} busy {_occupied(stage):.0%} of the time"
+    if times.overhead_ratio > MOVING:
+        said += f" ({times.overhead_ratio:.0%} with moving items)"
+    return said
 
 
 def _neighbours(case: Case, stage: StageRates) -> list[str]:

@@ -13,7 +13,7 @@ from zflow.planning.rates import Rates, rates_between
 from zflow.planning.verdict import Verdict
 from zflow.wire.picture import Picture
 
-RATES_S = 2.0
+RATES_S = 3.0
 VERDICT_S = 10.0
 
 

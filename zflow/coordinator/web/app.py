@@ -6,7 +6,7 @@ Decides paths, status codes and types. Reads only; never touches the run.
 import asyncio
 import gzip
 import mimetypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from starlette.types import ASGIApp
 from zflow.clock import Clock
 from zflow.coordinator.exporter import CONTENT_TYPE, Exposition
 from zflow.coordinator.web.guard import Guard
+from zflow.coordinator.web.live import Live
+from zflow.planning.processors import processors_here
 from zflow.wire.picture import Picture
 
 STATIC = Path(__file__).parent / "static"
@@ -85,6 +87,7 @@ def make_app(board: Board, host: str, address: str, static: Path = STATIC) -> AS
         Route("/api/topology", site.topology),
         Route("/api/state", site.state),
         Route("/api/events", site.events),
+        Route("/api/live", site.live),
         Route("/{path:path}", site.file),
     ]
     return Guard(Starlette(routes=routes), host)
@@ -100,6 +103,8 @@ class _Site:
         self._exposition = Exposition()
         self._encoded: tuple[Picture | None, bytes] = (None, b"null")
         self._listeners = 0
+        self._live = Live(processors_here())
+        self._beating: asyncio.Task[None] | None = None
 
     async def metrics(self, request: Request) -> Response:
         """In the text format."""
@@ -167,16 +172,45 @@ class _Site:
 
     async def events(self, request: Request) -> Response:
         """Server-sent events: `event`, with its number as the id, and `picture` once a second."""
+        return self._listened(request, b"picture", self._picture)
+
+    async def live(self, request: Request) -> Response:
+        """The same for the page: `view` instead of `picture`, and `history` once before it."""
+        if self._beating is None:  # from now on to the end: a page that comes back has its charts
+            self._beating = asyncio.create_task(self._beat())
+        return self._listened(request, b"view", self._live.message, self._live.history)
+
+    def _listened(
+        self,
+        request: Request,
+        name: bytes,
+        message: Callable[[], bytes],
+        history: Callable[[], bytes] | None = None,
+    ) -> Response:
         if self._listeners >= MAX_LISTENERS:
             return PlainTextResponse(f"{MAX_LISTENERS} listen already\n", 503)
         known = request.headers.get("last-event-id", "")
         after = int(known) if known.isascii() and known.isdigit() else 0
-        stream = self._stream(after) if request.method == "GET" else ()
+        stream = self._stream(after, name, message, history) if request.method == "GET" else ()
         return StreamingResponse(stream, media_type="text/event-stream")
 
-    async def _stream(self, after: int) -> AsyncIterator[bytes]:
+    async def _beat(self) -> None:
+        while not self._board.is_closing():
+            if self._board.picture is not None:
+                self._live.take(self._board.picture)
+            await self._board.pause(EVENTS_EVERY_S)
+
+    async def _stream(
+        self,
+        after: int,
+        name: bytes,
+        message: Callable[[], bytes],
+        history: Callable[[], bytes] | None,
+    ) -> AsyncIterator[bytes]:
         self._listeners += 1
         try:
+            if history is not None:
+                yield b"event: history\ndata: %s\n\n" % history()
             while not self._board.is_closing():
                 picture = self._board.picture
                 for event in picture.events if picture is not None else ():
@@ -185,7 +219,7 @@ class _Site:
                         data = msgspec.json.encode(event)
                         yield b"id: %d\nevent: event\ndata: %s\n\n" % (after, data)
                 if picture is not None:
-                    yield b"event: picture\ndata: %s\n\n" % self._picture()
+                    yield b"event: %s\ndata: %s\n\n" % (name, message())
                 await self._board.pause(EVENTS_EVERY_S)
         finally:
             self._listeners -= 1
