@@ -10,6 +10,7 @@ import click
 
 from zflow.cli.asking import look, meant_run, two_looks
 from zflow.cli.output import aligned, show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import refused, run_options
 from zflow.cli.tables import (
     REPLICA_HEADINGS,
@@ -35,6 +36,7 @@ OVER_S = 1.0
 @click.command()
 @click.argument("stage", required=False)
 @run_options
+@asking_options
 @click.option("--json", "as_json", is_flag=True, help="Everything as one object on stdout.")
 def status(
     stage: str | None, topology: str | None, run: str, state: Path | None, as_json: bool
