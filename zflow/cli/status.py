@@ -76,7 +76,7 @@ def _show(picture: Picture, rates: Rates, waits: list[str]) -> None:
         click.echo(f"it waits: {line}")
     if not waits:
         click.echo(latency_line(rates))
-    for line in warnings(rates):
+    for line in [*warnings(rates), *picture.alarms]:
         click.echo(first_line(line))
 
 
@@ -97,5 +97,7 @@ def _as_data(
     data = asdict(rates)
     if stage is not None:
         data["stages"] = [one for one in data["stages"] if one["name"] == stage]
-    head = {name: getattr(picture, name) for name in ("topology", "run_id", "phase", "paused")}
+    head = {
+        name: getattr(picture, name) for name in ("topology", "run_id", "phase", "paused", "alarms")
+    }
     return {**head, "elapsed_s": picture.elapsed_s, "waits_for": waits, **data}
