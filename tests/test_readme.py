@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -106,6 +107,50 @@ def test_ci_runs_the_test_command_of_the_readme_with_pytest_last():
 
 def steps_of(check: list[str]) -> list[str]:
     return run([*check, "--dry-run"], cwd=ROOT).stderr.splitlines()
+
+
+@pytest.mark.slow
+def test_the_coordinator_and_three_stages_of_the_transcript_do_what_it_shows(tmp_path):
+    example, *_ = blocks("python")
+    (tmp_path / "primes.py").write_text(example)
+    (transcript,) = [block for block in blocks("console") if "1$ " in block]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shown = re.findall(r"^\d\$ (zflow .*)$", transcript, flags=re.MULTILINE)
+    keys, *terminals = [command.replace("7700", str(port)) for command in shown]
+    run(zflow(keys), cwd=tmp_path)
+    started = []
+    try:
+        for number, command in enumerate(terminals):
+            more = ("--http", "off") if number == 0 else ()
+            started.append(
+                subprocess.Popen(
+                    zflow(command, *more),
+                    cwd=tmp_path,
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        ended = [one.communicate(timeout=LONGEST_RUN_S) for one in started]
+    finally:
+        for one in started:
+            one.kill()
+            one.communicate()
+    assert [one.returncode for one in started] == [0, 0, 0, 0], ended
+    primes = [n for n in range(2, 500) if all(n % d for d in range(2, n))]
+    assert sorted(map(int, ended[-1][0].split())) == primes
+    assert "is coordinated at tcp://" in ended[0][1]
+
+
+@pytest.mark.parametrize(
+    "verb", sorted(set(re.findall(r"^\d?\$ zflow (\w+)", README, flags=re.MULTILINE)))
+)
+def test_every_verb_that_is_shown_exists(verb):
+    assert CliRunner().invoke(main, [verb, "--help"]).exit_code == 0
 
 
 @pytest.mark.slow
