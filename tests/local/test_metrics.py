@@ -209,7 +209,8 @@ def test_the_series_of_a_killed_process_are_gone_and_its_stage_counts_on(shop, w
     ((labels, _),) = prometheus.query(info)
     os.kill(int(labels["pid"]), signal.SIGKILL)
     wait_until(lambda: [one["incarnation"] for one, _ in prometheus.query(info)] == ["2"], WITHIN_S)
-    assert not prometheus.query(f'zflow_replica_info{{pid="{labels["pid"]}"}}')
+    gone = f'zflow_replica_info{{pid="{labels["pid"]}"}}'
+    wait_until(lambda: not prometheus.query(gone), WITHIN_S)  # the other job scrapes a bit later
     after = {labels["outcome"]: n for labels, n in prometheus.query(by_outcome("Pick"))}
     assert after == before
     restarts = 'zflow_restarts_total{job="fixed", stage="Pick", reason="signal"}'

@@ -206,5 +206,8 @@ def test_labels_beyond_the_cap_are_not_kept_and_one_warning_says_so(own, caplog)
 def test_names_beyond_the_cap_are_not_kept(own):
     for number in range(MAX_USER_NAMES + 5):
         own.context.counter(f"name{number}").add()
+    for number in range(MAX_USER_SERIES - MAX_USER_NAMES):  # they have taken no room
+        own.context.counter("name0", id=number).add()
     found = [name for name in own.counted() if name.startswith("user:")]
-    assert len(found) == MAX_USER_NAMES
+    assert len(found) == MAX_USER_SERIES
+    assert len({name.partition(",")[0] for name in found}) == MAX_USER_NAMES

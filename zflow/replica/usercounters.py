@@ -48,11 +48,13 @@ class UserCounters:
         known = self._known.get(key)
         if known is None:
             known = self._make(*key)
-            if len(self._known) < MAX_USER_SERIES:  # else it is made again: nothing grows
-                self._known[key] = known
+            if known is None:
+                return self._beyond(name)
+            self._known[key] = known
         return known
 
-    def _make(self, name: str, labels: tuple[tuple[str, str], ...]) -> UserCounter:
+    def _make(self, name: str, labels: tuple[tuple[str, str], ...]) -> UserCounter | None:
+        """None if there are too many."""
         for one in (name, *(label for label, _ in labels)):
             if not _NAME.fullmatch(one):
                 raise ValueError(f"{one!r} is no name: letters, digits and _, a letter first")
@@ -68,10 +70,12 @@ class UserCounters:
             )
         full = len(self._known) >= MAX_USER_SERIES
         if full or (name not in self._names and len(self._names) >= MAX_USER_NAMES):
-            return self._beyond(name)
-        self._names.add(name)
+            return None
         at = self._black_box.call(text)
-        return self._beyond(name) if at is None else UserCounter(self._black_box.spare, at)
+        if at is None:
+            return None
+        self._names.add(name)
+        return UserCounter(self._black_box.spare, at)
 
     def _beyond(self, name: str) -> UserCounter:
         if not self._warned:

@@ -60,6 +60,16 @@ def test_a_request_that_comes_before_is_answered_once_the_run_has_begun(server):
         assert early.recv(100).startswith(b"HTTP/1.1 200")
 
 
+def test_it_answers_to_the_name_it_was_given():
+    server = open_server("localhost:0", Clock())
+    try:
+        server.show(make_picture("run"))
+        assert str(server.address).startswith("localhost:")
+        assert get(server, "/healthz")[0] == 200
+    finally:
+        server.stop()
+
+
 def test_it_leaves_the_signals_alone(server):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     server.show(make_picture("run"))

@@ -15,7 +15,13 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from zflow.clock import Clock
-from zflow.coordinator.web.address import Address, bind, bind_default, parse_address
+from zflow.coordinator.web.address import (
+    DEFAULT_HOST,
+    Address,
+    bind,
+    bind_default,
+    parse_address,
+)
 from zflow.wire.picture import Picture
 
 if TYPE_CHECKING:
@@ -30,13 +36,15 @@ BEGUN = ("run", "drain", "finish")
 
 
 class WebServer:
-    """One run's HTTP. `show` and `stop` from the coordinator's thread."""
+    """One run's HTTP. `show` and `stop` from the coordinator's thread.
 
-    def __init__(self, bound: socket.socket, clock: Clock) -> None:
+    host: as people gave it, which may be a name that it has to answer to.
+    """
+
+    def __init__(self, bound: socket.socket, clock: Clock, host: str) -> None:
         self._socket = bound
         self._clock = clock
-        host, port = bound.getsockname()[:2]
-        self.address = Address(host, port)
+        self.address = Address(host, bound.getsockname()[1])
         self._newest: Picture | None = None
         self._board: Board | None = None
         self._server: uvicorn.Server | None = None
@@ -93,9 +101,9 @@ class WebServer:
 
         _forward_log()
         board = Board(self._clock)
-        if self._newest is not None:
-            board.show(self._newest)
         self._board = board
+        while self._newest is not None and board.picture is not self._newest:
+            board.show(self._newest)  # the other thread may have shown one meanwhile
         config = uvicorn.Config(
             make_app(board, self.address.host, str(self.address)),
             log_config=None,
@@ -134,5 +142,7 @@ def _forward_log() -> None:
 
 def open_server(address: str | None, clock: Clock) -> WebServer:
     """A server on HOST:PORT, or where there is room if it is None. Raises ConfigError."""
-    bound = bind_default() if address is None else bind(parse_address(address))
-    return WebServer(bound, clock)
+    if address is None:
+        return WebServer(bind_default(), clock, DEFAULT_HOST)
+    wanted = parse_address(address)
+    return WebServer(bind(wanted), clock, wanted.host)
