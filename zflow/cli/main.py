@@ -30,6 +30,9 @@ VERBS: dict[str, Verb] = {
         "zflow.cli.dead:dead",
         "Look at the items that a run has given up; mend, send and remove them.",
     ),
+    "doctor": Verb(
+        "zflow.cli.doctor:doctor", "Say what on this machine would hurt a run, and how to mend it."
+    ),
     "down": Verb("zflow.cli.orders:down", "End a running run: drained, or now."),
     "drain": Verb(
         "zflow.cli.orders:drain",
