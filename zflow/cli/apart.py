@@ -12,6 +12,7 @@ from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json
 from zflow.cli.run import LOG_LEVELS, make_plan
 from zflow.cli.screen import make_screen
+from zflow.cli.settings import Configured
 from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.local.apart import CoordinatorRun, StageRun, Wish
@@ -19,7 +20,7 @@ from zflow.local.plan import coordinated
 from zflow.supervisor.member import Death
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("target")
 @click.option(
     "--bind",
@@ -78,7 +79,7 @@ def coordinator(
     ctx.exit(result.exit_code)
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("name")
 @click.option(
     "--coordinator", required=True, metavar="URL", help="What zflow coordinator was told to --bind."

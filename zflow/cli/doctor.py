@@ -12,6 +12,7 @@ import click
 
 from zflow.cli.asking import look, running_runs
 from zflow.cli.output import aligned, show_json, size
+from zflow.cli.settings import find_settings, stage_texts
 from zflow.cli.stored import runs_here
 from zflow.clock import Clock
 from zflow.config import parse_replicas
@@ -82,7 +83,8 @@ def _need(target: str, replicas: tuple[str, ...], found: list[Finding]) -> tuple
     """What the topology asks for, and its name; what is wrong with it is one finding."""
     topology: Topology = load(target).topology
     declared = topology.declared()
-    counts = parse_replicas(declared, replicas)
+    from_file = stage_texts(find_settings(Path.cwd()), declared)[1]
+    counts = parse_replicas(declared, [*from_file, *replicas])
     problems = topology.problems()
     if problems:
         found.append(

@@ -22,6 +22,10 @@ class Verb(NamedTuple):
 # One row per verb; the summary is kept here so that help need not import the verb.
 VERBS: dict[str, Verb] = {
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "config": Verb(
+        "zflow.cli.config:config",
+        "Show every value that a run would have, and where it comes from.",
+    ),
     "coordinator": Verb(
         "zflow.cli.apart:coordinator",
         "Coordinate a run whose stages are started by hand, or by another machine.",

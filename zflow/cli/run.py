@@ -13,6 +13,7 @@ from zflow.cli.check import check_topology
 from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.screen import make_screen
+from zflow.cli.settings import Configured, layered
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
 from zflow.declared.model import Declared
@@ -25,7 +26,7 @@ from zflow.local.run import LocalRun
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("target")
 @click.option(
     "-p",
@@ -145,7 +146,8 @@ def make_plan(
                 "leave -p and -r away"
             )
         return resumed_plan(loaded, resume, base=Path.cwd(), state=state, environment=os.environ)
-    counts = _settings(loaded.topology.declared(), parameters, replicas)
+    parameters, replicas = layered(loaded.topology.declared(), parameters, replicas)
+    counts = check_parameters(loaded.topology.declared(), parameters, replicas)
     return new_plan(
         loaded,
         parameters=parameters,
@@ -157,7 +159,7 @@ def make_plan(
     )
 
 
-def _settings(
+def check_parameters(
     declared: Declared, parameters: tuple[str, ...], replicas: tuple[str, ...]
 ) -> dict[str, int]:
     """The replicas of -r; -p is only checked, so that all that is wrong comes at once."""
