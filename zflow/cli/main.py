@@ -47,6 +47,9 @@ VERBS: dict[str, Verb] = {
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "logs": Verb("zflow.cli.logs:logs", "Show what the replicas of a run print."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
+    "new": Verb(
+        "zflow.cli.new:new", "Make a project that runs at once: topology, test, settings, README."
+    ),
     "pause": Verb(
         "zflow.cli.orders:pause",
         "Let the sources of a running run yield nothing until zflow resume.",
