@@ -98,6 +98,20 @@ def convert(text: str, parameter: Parameter) -> Any:
     return _as(annotation, text)
 
 
+def convert_problem(declared: Declared, stage: str, name: str, text: str) -> tuple[str, str] | None:
+    """Why a text is no value of a parameter, and how to mend it; None if it is one."""
+    decl = _by_name(declared).get(stage)
+    if decl is None:
+        return f"there is no stage '{stage}'", suggest(stage, _by_name(declared))
+    if name not in decl.parameters:
+        return f"{stage} has no parameter '{name}'", suggest(name, decl.parameters)
+    try:
+        convert(text, decl.parameters[name])
+    except _Refused as refused:
+        return f"{text!r} is not {refused}", "correct the value"
+    return None
+
+
 def _by_name(declared: Declared) -> dict[str, StageDecl]:
     return {stage.name: stage for stage in declared.stages}
 

@@ -13,6 +13,7 @@ from zflow.cli.output import show_json
 from zflow.cli.run import LOG_LEVELS, make_plan
 from zflow.cli.screen import make_screen
 from zflow.cli.security import insecure_option, keys_option
+from zflow.cli.settings import Configured
 from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.ids import Slot
@@ -23,7 +24,7 @@ from zflow.supervisor.member import Death
 from zflow.wire.control import updates_of
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("target")
 @click.option(
     "--bind",
@@ -96,7 +97,7 @@ def coordinator(
     ctx.exit(result.exit_code)
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("name")
 @click.option(
     "--coordinator", required=True, metavar="URL", help="What zflow coordinator was told to --bind."

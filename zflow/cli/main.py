@@ -25,6 +25,10 @@ VERBS: dict[str, Verb] = {
         "zflow.cli.apply:apply", "Let a running run go on with another version of its topology."
     ),
     "check": Verb("zflow.cli.check:check", "Say all that is wrong with a topology, at once."),
+    "config": Verb(
+        "zflow.cli.config:config",
+        "Show every value that a run would have, and where it comes from.",
+    ),
     "coordinator": Verb(
         "zflow.cli.apart:coordinator",
         "Coordinate a run whose stages are started by hand, or by another machine.",
@@ -36,6 +40,9 @@ VERBS: dict[str, Verb] = {
     "diff": Verb(
         "zflow.cli.apply:diff",
         "Say what zflow apply would do: which stages it would replace, and why.",
+    ),
+    "doctor": Verb(
+        "zflow.cli.doctor:doctor", "Say what on this machine would hurt a run, and how to mend it."
     ),
     "down": Verb("zflow.cli.orders:down", "End a running run: drained, or now."),
     "drain": Verb(
@@ -50,6 +57,9 @@ VERBS: dict[str, Verb] = {
     "logs": Verb("zflow.cli.logs:logs", "Show what the replicas of a run print."),
     "metrics": Verb("zflow.cli.metrics:metrics", "List the metrics of a run, and what they mean."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
+    "new": Verb(
+        "zflow.cli.new:new", "Make a project that runs at once: topology, test, settings, README."
+    ),
     "pause": Verb(
         "zflow.cli.orders:pause",
         "Let the sources of a running run yield nothing until zflow resume.",

@@ -14,6 +14,7 @@ from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.reload import Reloader
 from zflow.cli.screen import PlainScreen, make_screen
+from zflow.cli.settings import Configured, layered
 from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.config import parse_parameters, parse_replicas
@@ -28,7 +29,7 @@ from zflow.local.run import LocalRun
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
-@click.command()
+@click.command(cls=Configured)
 @click.argument("target")
 @click.option(
     "-p",
@@ -175,7 +176,8 @@ def make_plan(
                 "leave -p and -r away"
             )
         return resumed_plan(loaded, resume, base=Path.cwd(), state=state, environment=os.environ)
-    counts = _settings(loaded.topology.declared(), parameters, replicas)
+    parameters, replicas = layered(loaded.topology.declared(), parameters, replicas)
+    counts = check_parameters(loaded.topology.declared(), parameters, replicas)
     return new_plan(
         loaded,
         parameters=parameters,
@@ -187,7 +189,7 @@ def make_plan(
     )
 
 
-def _settings(
+def check_parameters(
     declared: Declared, parameters: tuple[str, ...], replicas: tuple[str, ...]
 ) -> dict[str, int]:
     """The replicas of -r; -p is only checked, so that all that is wrong comes at once."""
