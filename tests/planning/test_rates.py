@@ -87,6 +87,19 @@ def test_a_process_that_died_and_was_replaced_has_worked_for_both():
     assert (parse.restarts, parse.new_restarts) == (1, 1)
 
 
+def test_an_ordered_restart_is_no_death_and_those_of_slots_that_are_gone_count():
+    before, after = picture(chain(), 100), picture(chain(), 102)
+    after = changed(after, "parse/0", restarts={"rollout": 5, "exit": 1})
+    stages = [
+        msgspec.structs.replace(one, gone={"restarts:oom": 2, "restarts:rollout": 1})
+        if one.name == "parse"
+        else one
+        for one in after.stages
+    ]
+    parse = rates_between(before, msgspec.structs.replace(after, stages=stages)).stage("parse")
+    assert (parse.restarts, parse.new_restarts, parse.replicas[0].restarts) == (3, 3, 1)
+
+
 def test_a_slot_without_a_process_is_down():
     stages = chain()
     stages[1].states[1] = "down"
