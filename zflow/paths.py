@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +70,15 @@ class RunDirectory:
     def log(self, stage_number: int, index: int, stream: str) -> Path:
         """What a slot's processes wrote to `out` or `err`."""
         return self.root / "o" / f"{stage_number}-{index}.{stream}"
+
+    def logged(self) -> dict[Slot, dict[str, Path]]:
+        """The logs that are there, by slot and stream; empty without a run directory."""
+        found = {}
+        for name in (self.root / "o").glob("*.slot"):
+            with suppress(FileNotFoundError, ValueError):  # removed, or only just made
+                slot = Slot.parse(name.read_text())
+                found[slot] = {stream: name.with_suffix(f".{stream}") for stream in ("out", "err")}
+        return dict(sorted(found.items()))
 
 
 def make_private(path: Path) -> None:

@@ -66,8 +66,9 @@ def show(folder: Path, as_json: bool) -> None:
 def rotate(folder: Path, as_json: bool) -> None:
     """Give every slot a new key from its next start on; its last one is accepted meanwhile.
 
-    Copy `epoch` to the other machines, then restart the stages one after the other. A key that
-    must not be used any more is refused after a second rotation.
+    Copy `epoch` to the other machines, then restart the stages one after the other, each of them
+    before the next rotation: after that one, a process that still has the key before the last is
+    refused, and so is whoever has stolen it.
 
     \b
     Example:

@@ -44,8 +44,10 @@ VERBS: dict[str, Verb] = {
     ),
     "events": Verb("zflow.cli.events:events", "Show what happens in a running run."),
     "explain": Verb("zflow.cli.explain:explain", "Say why a running run is as fast as it is."),
+    "export": Verb("zflow.cli.export:export", "Write a topology down for Prometheus or Grafana."),
     "graph": Verb("zflow.cli.graph:graph", "Draw the declared graph of a topology."),
     "keys": Verb("zflow.cli.keys:keys", "Make, show and renew the keys of a run over tcp."),
+    "logs": Verb("zflow.cli.logs:logs", "Show what the replicas of a run print."),
     "metrics": Verb("zflow.cli.metrics:metrics", "List the metrics of a run, and what they mean."),
     "move": Verb("zflow.cli.move:move", "Give partitions of a running stage to other replicas."),
     "pause": Verb(
@@ -68,6 +70,7 @@ VERBS: dict[str, Verb] = {
     ),
     "state": Verb("zflow.cli.state:state", "Look at what durable stages have stored, and copy it."),
     "status": Verb("zflow.cli.status:status", "Show what the stages of a running run do now."),
+    "tap": Verb("zflow.cli.tap:tap", "Look at the items of a live edge without consuming any."),
     "top": Verb("zflow.cli.top:top", "Watch a running run, drawn again every second."),
     "version": Verb("zflow.cli.version:version", "Print the versions that matter in a report."),
 }

@@ -10,6 +10,7 @@ from zflow.clock import Clock
 from zflow.coordinator.duties import Duties
 from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.state import RunState
+from zflow.coordinator.taps import Taps
 from zflow.ids import Slot
 from zflow.net.control import ControlServer, Peer
 from zflow.net.permissions import may
@@ -27,6 +28,7 @@ from zflow.wire.control import (
     Restart,
     Scale,
     Standing,
+    Tap,
     Update,
 )
 from zflow.wire.data import Crash
@@ -62,6 +64,7 @@ class Coordinator:
         self._keep_version = keep_version
         self._beat_due_s = 0.0
         self._to_restart: deque[str] = deque()
+        self._taps = Taps(state)
 
     def turn(self) -> None:
         """Take in what has come, then move on as far as it goes."""
@@ -79,6 +82,7 @@ class Coordinator:
                 slots = ", ".join(map(str, sorted(update.roster.slots)))
                 self.gathering.happened("scale", f"replicas {slots}", stage=update.roster.stage)
             self._publish(update)
+        self._taps.turn(now_s)
         if now_s >= self._beat_due_s:
             self._beat_due_s = now_s + BEAT_S
             self._publish(self.state.beat())
@@ -111,6 +115,10 @@ class Coordinator:
                 return answer
             case Apply():
                 return self.apply(message)
+            case Tap():
+                tapped = self._taps.on_tap(message, now_s)
+                self._publish(self.state.beat())
+                return tapped
             case Scale() | Pause() | Restart() | Down():
                 return self._on_order(message)
         return None

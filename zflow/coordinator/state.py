@@ -85,6 +85,7 @@ class RunState:
             for index in range(stage.replicas)
         }
         self.rosters = {stage.name: Roster(stage.name, 0, {}) for stage in config.stages}
+        self.taps: dict[str, float] = {}  # edges that somebody looks at; said with every update
         self._addresses: dict[str, str] = {}
         self._signature: tuple[int, ...] | None = None
         self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
@@ -458,6 +459,7 @@ class RunState:
             self.paused,
             self.epoch,
             self.config.generation,
+            self.taps,
         )
 
 

@@ -39,6 +39,7 @@ class DataLinks:
         self._out: dict[LinkKey, zmq.Socket[bytes]] = {}
         self._back: dict[LinkKey, tuple[str, int, zmq.Socket[bytes]]] = {}
         self.bad_frames = 0
+        self.tap: Callable[[Send], None] | None = None  # while somebody looks at what is sent
         self.bad_identity = 0  # frames that somebody sent in another one's name
         self._take = self._take_any
         self._secure = sockets.curve is not None
@@ -88,7 +89,10 @@ class DataLinks:
         if self._secure and type(action.frame) is data.Hello:
             self._identities.dialled(action.link, action.frame.token)
         payload = action.payload.parts if action.payload is not None else ()  # type: ignore[attr-defined]
-        return _try_send(socket, data.encode_parts(action.frame, payload))
+        sent = _try_send(socket, data.encode_parts(action.frame, payload))
+        if self.tap is not None and sent:
+            self.tap(action)
+        return sent
 
     def reply(self, action: Reply) -> bool:
         """False if the socket does not take it now."""

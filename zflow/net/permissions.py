@@ -27,11 +27,13 @@ MAY: dict[type[control.Message], frozenset[str]] = {
     control.Restart: frozenset({OPERATOR}),
     control.Down: frozenset({OPERATOR}),
     control.Apply: frozenset({OPERATOR}),
+    control.Tap: frozenset({OPERATOR}),
     control.Look: frozenset({OPERATOR, READER}),
     control.Snapshot: NOBODY,
     control.Update: NOBODY,
     control.Duty: NOBODY,
     control.Moved: NOBODY,
+    control.Tapped: NOBODY,
     control.Answer: NOBODY,
     Picture: NOBODY,
 }

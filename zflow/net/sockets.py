@@ -26,6 +26,7 @@ SOCKETS_PER_MONITORED = 3
 RECONNECT_FIRST_S = 0.01
 RECONNECT_MAX_S = 1.0
 HANDSHAKE_S = 3.0  # a peer that accepts and says nothing is tried again (libzmq's own: 30 s)
+MIRROR_HIGH_WATER = 4  # messages for somebody who looks; what he does not take is dropped
 COPIED_BYTES = 256 * 1024  # below it, copying costs less than giving the buffer back
 # A host that is gone says nothing. Keepalive finds an idle connection to it, ZMTP's own heartbeat
 # one with data under way, which TCP alone would repeat for a quarter of an hour (F20).
@@ -154,6 +155,21 @@ class Sockets:
         socket = self._make(zmq.SUB)
         socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._connect(socket, endpoint, peer)
+        return socket
+
+    def mirror(self, endpoint: str) -> "zmq.Socket[bytes]":
+        """A bound PUB whose slow subscribers lose messages at once, and hold hardly any."""
+        socket = self._make(zmq.PUB)
+        socket.setsockopt(zmq.SNDHWM, MIRROR_HIGH_WATER)
+        socket.copy_threshold = COPIED_BYTES
+        self._bind(socket, endpoint)
+        return socket
+
+    def onlooker(self, topic: bytes) -> "zmq.Socket[bytes]":
+        """The other end, not connected yet."""
+        socket = self._make(zmq.SUB)
+        socket.setsockopt(zmq.RCVHWM, MIRROR_HIGH_WATER)
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
         return socket
 
     def endpoint_of(self, socket: "zmq.Socket[bytes]") -> str:

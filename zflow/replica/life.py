@@ -31,20 +31,22 @@ from zflow.replica.assembly import (
 )
 from zflow.replica.controller import AWAY_S, Controller
 from zflow.replica.counters import Counters
+from zflow.replica.doors import Doors
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter
+from zflow.replica.heard import PHASE, Heard
 from zflow.replica.keeper import Keeper
+from zflow.replica.letters import letters_of
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
+from zflow.replica.tapping import Tapping
 from zflow.replica.timebook import BLOCKED, BUSY, STARVED
 from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
 from zflow.replica.worker import Bench, Worker, describe
 from zflow.state.blackbox import BlackBox
-from zflow.state.deadletter import DeadLetter, shown_item
 from zflow.state.positions import PositionFile
 from zflow.wire import control
-from zflow.wire.codec import dump_item
 
 _LOG = logging.getLogger("zflow.replica")
 
@@ -52,7 +54,6 @@ HOT_KEYS = 10  # per edge, told at the end
 IDLE_S = 1.0  # an idle data thread looks up at least this often
 POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
-PHASE = {name: number for number, name in enumerate(control.PHASES)}
 
 
 class Replica:
@@ -70,18 +71,10 @@ class Replica:
         self.place = place
         self._clock = clock
         self._sockets = sockets
-        self._security = security
-        self._alarm = ""  # of the doors: a handshake that fails, a false name
-        self._accept()
         self.made_room = False
         self._room_asked = False
         self._leaving = False
-        self._epoch = snapshot.epoch
-        self._stale_words = 0  # of a coordinator that is not the newest
-        self._update = snapshot.number
-        self._paused = snapshot.paused
-        self._phase = PHASE[snapshot.phase]
-        self._probe = snapshot.probe
+        self._heard = Heard(snapshot, stage.name)
         self._state = "registered"
         self._failure = ""
         self._version = ""  # of the user's code, once it is loaded
@@ -103,6 +96,8 @@ class Replica:
             on_retire=self._on_retire,
         )
         self._counters = self._make_counters()
+        self._doors = Doors(place, security, sockets, self._links)
+        self._tapping = Tapping(place, self._links, self._reactor.lock, clock)
         box = run.black_box(stage.number, slot.index, place.incarnation)
         self._black_box = BlackBox(box, self._counters.names())
         self._counters.attach(self._black_box)
@@ -119,27 +114,8 @@ class Replica:
         self._emitter: Emitter | None = None
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
-        self._concluding = snapshot.concluding == stage.name
-        self._owners: dict[str, control.Ownership] = {}
         self._learn(snapshot.owners)
         self._leave_if_left()
-
-    def _accept(self) -> None:
-        """Everybody with whom this slot has an edge may connect; about once a second."""
-        here, config = self.place.slot.stage, self.place.config
-        above = {edge.source for edge in config.edges if edge.target == here}
-        below = {edge.target for edge in config.edges if edge.source == here}
-        rosters = [self.place.rosters[stage] for stage in above | below]
-        self._security.accept(name for roster in rosters for name in roster.names())
-
-    def _watch_doors(self) -> str:
-        """What is wrong at them, in a sentence; empty if nothing is."""
-        for peer, failure in self._sockets.handshake_failures().items():
-            if failure.failing:
-                return f"handshake with {peer} fails: {failure.reason}"
-        if self._links.bad_identity:
-            return f"{self._links.bad_identity} messages came in another slot's name"
-        return ""
 
     def _make_counters(self) -> Counters:
         name = self.place.slot.stage
@@ -203,7 +179,11 @@ class Replica:
         worker: Worker
         if self.place.stage.partitions:
             worker = self._durable = make_durable(
-                self.place, user, bench, self._waiter.wake, self._owners.get(self.place.stage.name)
+                self.place,
+                user,
+                bench,
+                self._waiter.wake,
+                self._heard.owners.get(self.place.stage.name),
             )
         else:
             worker = make_worker(
@@ -230,15 +210,15 @@ class Replica:
             self._counters.time.leave()
 
     def _until_connected(self) -> None:
-        while self._phase < PHASE["connect"]:
+        while self._heard.phase < PHASE["connect"]:
             self._wait()
         with self._reactor.lock:
             self._core.connect(self._clock.now_s())
-        while not self._core.connected() and self._phase < PHASE["finish"]:
+        while not self._core.connected() and self._heard.phase < PHASE["finish"]:
             self._turn()
             self._wait()
         self._enter("connected")
-        while self._phase < PHASE["run"]:
+        while self._heard.phase < PHASE["run"]:
             self._turn()
             self._wait()
         self._enter("running")
@@ -246,12 +226,12 @@ class Replica:
 
     def _work(self, worker: Worker) -> None:
         ready: Ready | None = None
-        while self._phase < PHASE["finish"] and not self._retired and not self._is_through():
+        while self._heard.phase < PHASE["finish"] and not self._retired and not self._is_through():
             if self._source is not None:
-                self._source.draining = self._phase >= PHASE["drain"] or bool(self._failure)
-                self._source.paused = self._paused or self._room_asked
+                self._source.draining = self._heard.phase >= PHASE["drain"] or bool(self._failure)
+                self._source.paused = self._heard.paused or self._room_asked
             if self._durable is not None:
-                self._durable.concluding = self._concluding
+                self._durable.concluding = self._heard.concluding
             # What has come is executed and sent on before anything that can wait.
             with self._reactor.lock:
                 self._reactor.receive(ready)
@@ -371,9 +351,13 @@ class Replica:
         """Tell the coordinator when what it waits for has changed."""
         ended = self._core.quiet()
         known = self._report
-        if not ended and known is not None and not known.ended and known.probe == self._probe:
+        if not ended and known is not None and not known.ended and known.probe == self._heard.probe:
             same = "failed" if self._failure else self._state
-            if (same, self._alarm) == (known.state, known.alarm):
+            if (same, self._doors.alarm, self._tapping.endpoint) == (
+                known.state,
+                known.alarm,
+                known.tap,
+            ):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -383,11 +367,12 @@ class Replica:
             ended,
             settled,
             self._activity() if settled else 0,
-            self._probe,
+            self._heard.probe,
             self._failure,
             self._source is None or self._source.ended,
             self._durable.moving.released if self._durable is not None else 0,
-            self._alarm,
+            self._doors.alarm,
+            self._tapping.endpoint,
         )
         if report != self._report:
             self._report = report
@@ -399,7 +384,7 @@ class Replica:
         worker, origin = self._worker, self._core.origin
         if worker is None or not worker.settled():
             return False
-        if self._durable is not None and self._concluding > self._durable.concluding:
+        if self._durable is not None and self._heard.concluding > self._durable.concluding:
             return False  # the order has come, the data thread has not taken it yet
         return origin is None or (self._keeper.stored_low >= origin.low and self._keeper.idle())
 
@@ -418,26 +403,22 @@ class Replica:
         """An update or a snapshot."""
         if not isinstance(message, control.Update | control.Snapshot):
             return
-        if message.epoch < self._epoch:
-            self._stale_words += 1
+        missed = isinstance(message, control.Update) and self._heard.missed_before(message)
+        if not self._heard.take(message):
             return
+        if missed and self._controller is not None:
+            self._controller.register_again()
         if isinstance(message, control.Update):
             self._on_update(message)
         else:
             self._learn(message.owners, message.rosters)
-        self._epoch = message.epoch
-        self._update = message.number
-        self._learn_generation(message)
-        self._concluding |= message.concluding == self.place.stage.name
-        self._phase = max(self._phase, PHASE[message.phase])
-        self._probe = max(self._probe, message.probe)
-        self._paused = message.paused
+        with self._reactor.lock:
+            # Peers of a newer version say HELLO with its generation; they are refused until now.
+            self._core.inbox.generation = max(self._core.inbox.generation, self._heard.generation)
         self._waiter.wake()
 
     def _on_update(self, update: control.Update) -> None:
-        missed = update.epoch > self._epoch or update.number > self._update + 1
-        if missed and self._controller is not None:
-            self._controller.register_again()
+        self._tapping.learn(update.taps)
         self._learn(
             [update.owners] if update.owners is not None else [],
             [update.roster] if update.roster is not None else [],
@@ -453,13 +434,11 @@ class Replica:
         for roster in rosters:
             self._learn_roster(roster)
         for word in words:
-            known = self._owners.get(word.stage)
-            if known is None or word.generation > known.generation:
-                self._owners[word.stage] = word
+            self._heard.own(word)
         with self._reactor.lock:
-            for word in self._owners.values():
+            for word in self._heard.owners.values():
                 self._core.assign(word.stage, word.generation, word.slots)
-        mine = self._owners.get(self.place.stage.name)
+        mine = self._heard.owners.get(self.place.stage.name)
         if mine is not None and self._durable is not None:
             self._durable.moving.assign(mine.generation, mine.slots)
 
@@ -471,16 +450,6 @@ class Replica:
         with self._reactor.lock:
             self._core.resize(roster.stage, roster.generation, roster.names(), self._clock.now_s())
         self._leave_if_left()
-
-    def _learn_generation(self, message: control.Update | control.Snapshot) -> None:
-        """Peers of a newer version say HELLO with its generation; they are refused until now."""
-        if isinstance(message, control.Update):
-            generation = message.generation
-        else:
-            generation = message.config.generation
-        with self._reactor.lock:
-            inbox = self._core.inbox
-            inbox.generation = max(inbox.generation, generation)
 
     def _leave_if_left(self) -> None:
         """This slot is not one of its stage's any more."""
@@ -499,7 +468,7 @@ class Replica:
         """User code has the data thread: take a step for it, if there is reason enough."""
         source, core = self._source, self._core
         takes = source is not None and not core.source_ended
-        if not takes and self._phase >= PHASE["finish"] and away_s > PATIENCE_S:
+        if not takes and self._heard.phase >= PHASE["finish"] and away_s > PATIENCE_S:
             self._finish_for_source()
         if self._room_asked and takes and away_s > PATIENCE_S and self._is_at_rest():
             self._keeper.close()  # the generator blocks; what it yields now it yields again
@@ -513,7 +482,9 @@ class Replica:
             if source is not None and takes:
                 if source.waiting():
                     source.collect(self._clock.now_ns())
-                core.source_ended = self._phase >= PHASE["drain"]  # then nothing more is taken
+                core.source_ended = (
+                    self._heard.phase >= PHASE["drain"]
+                )  # then nothing more is taken
             self._reactor.receive()
             self._keep_house()
 
@@ -524,9 +495,9 @@ class Replica:
     def beat(self) -> None:
         """The process lives."""
         with self._reactor.lock:
-            self._accept()
-            self._alarm = self._watch_doors()
+            self._doors.turn()
         self._black_box.beat(self._clock.now_ns())
+        self._tapping.turn()
 
     def parent_lives(self) -> bool:
         """The supervisor started this process and is its parent as long as it lives."""
@@ -541,32 +512,9 @@ class Replica:
             action.attempts,
             action.error.strip().rpartition("\n")[2],
         )
-        items = action.items or [None]
-        places = zip(items, action.places, strict=True)
-        letters = [self._letter(action, item, place) for item, place in places]
+        letters = letters_of(action, version=self._version, now_s=self._clock.wall_s())
         self._burying[action.ticket] = (action.stage, action.code, len(letters))
         self._keeper.bury(action.ticket, letters)
-
-    def _letter(self, action: Bury, item: Any, place: int) -> DeadLetter:
-        origin, oseq, path, index = action.run.unit(0)
-        return DeadLetter(
-            origin=f"{origin:016x}",
-            oseq=oseq,
-            path=f"{path:016x}",
-            index=index,
-            stage=action.stage,
-            edge=action.edge,
-            attempts=action.attempts,
-            code=action.code,
-            error_class=action.error_class,
-            error=action.error,
-            item=dump_item(item),
-            shown=shown_item(item),
-            maybe_applied=action.maybe_applied,
-            buried_at_s=self._clock.wall_s(),
-            version=self._version,
-            place=place,
-        )
 
     def _on_fail(self, action: Fail) -> None:
         self._failure = f"{action.stage} failed on an item (on_error='fail'):\n{action.error}"

@@ -155,6 +155,22 @@ class RunFolder:
         os.close(self._descriptor)
 
 
+def is_used(run: RunDirectory) -> bool:
+    """True while a process works in a run directory; False too if there is none."""
+    try:
+        descriptor = os.open(run.root / "users", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        # Exclusively: a shared lock would keep whoever leaves last from removing the folder.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 class RunLock:
     """One process at a time works in a state directory."""
 

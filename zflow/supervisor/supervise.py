@@ -148,6 +148,7 @@ class Supervisor:
         out = self.posts.run.log(number, index, "out")
         err = self.posts.run.log(number, index, "err")
         member.err_from = err.stat().st_size if err.exists() else 0
+        self.posts.run.log(number, index, "slot").write_text(str(member.slot))  # whose they are
         self.posts.run.crashes(number, index).write_bytes(encode_crashes(member.crashes))
         into, ack = self.posts.addresses(member.slot)
         command = [sys.executable, "-m", "zflow.replica"]

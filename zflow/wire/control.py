@@ -117,6 +117,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     exhausted: False while a source may yield more; one that is drained is not exhausted. alarm: a
     handshake that fails, or somebody who speaks in another one's name. owners: of
     a durable stage, the generation of `Ownership` up to which it has let go of what is not its own.
+    tap: where it mirrors what it sends, if it does.
     """
 
     slot: str
@@ -130,6 +131,7 @@ class Report(msgspec.Struct, frozen=True, tag="report"):
     exhausted: bool = True
     owners: int = 0
     alarm: str = ""
+    tap: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, tag="snapshot"):
@@ -152,6 +154,7 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     concluding: the durable stage whose turn it is to run `finish`, once all before it is settled.
     epoch: rises with every process that coordinates the run; words of an older one do not count.
     generation: of the configuration.
+    taps: edges that somebody looks at, by label, and for how many more seconds; in every update.
     """
 
     number: int
@@ -164,6 +167,7 @@ class Update(msgspec.Struct, frozen=True, tag="update"):
     paused: bool = False
     epoch: int = 1
     generation: int = 1
+    taps: dict[str, float] = {}
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True, tag="standing"):
@@ -284,6 +288,23 @@ class Apply(msgspec.Struct, frozen=True, tag="apply"):
     restart: list[str]
 
 
+class Tap(msgspec.Struct, frozen=True, tag="tap"):
+    """Operator -> coordinator: let the senders of an edge mirror what they send, for `lease_s` from
+    now. edge: its label. Said again before it ends, as long as somebody looks."""
+
+    edge: str
+    lease_s: float
+
+
+class Tapped(msgspec.Struct, frozen=True, tag="tapped"):
+    """Coordinator -> operator. edge: its number. endpoints: where each slot mirrors what it sends;
+    of those that do so already."""
+
+    edge: int = 0
+    endpoints: dict[str, str] = {}
+    refusal: str = ""
+
+
 class Answer(msgspec.Struct, frozen=True, tag="answer"):
     """Coordinator -> operator: ordered, or why not."""
 
@@ -305,6 +326,8 @@ Message = (
     | Duty
     | Order
     | Moved
+    | Tap
+    | Tapped
     | Answer
     | Look
     | Picture
