@@ -130,6 +130,7 @@ class Gathering:
                     delivery=edge.delivery,
                     keyed=bool(edge.partitions),
                     window_items=edge.window_items,
+                    window_bytes=edge.window_bytes,
                 )
                 for edge in config.edges
             ],

@@ -117,7 +117,8 @@ class EdgeRates:
     """One edge, over all its senders. rate_per_s: sent; processed_per_s: acknowledged.
 
     queue_items: waiting to be sent, or sent and not acknowledged.
-    window_items: how many of them its senders keep before they are blocked.
+    full_ratio: how full its senders are, which are blocked at 1.0: of their windows in items, or in
+    bytes if that is more.
     """
 
     label: str
@@ -129,7 +130,7 @@ class EdgeRates:
     bytes_per_s: float
     queue_items: int
     queue_growth_per_s: float
-    window_items: int
+    full_ratio: float
     dead_letters: int
 
 
@@ -318,9 +319,19 @@ def _edge(
         bytes_per_s=sum(change.per_s(f"sent_bytes:{label}") for change in senders),
         queue_items=waiting,
         queue_growth_per_s=(waiting - waited) / interval_s if interval_s else 0.0,
-        window_items=edge.window_items * len(senders),
+        full_ratio=_full_ratio(edge, senders, waiting),
         dead_letters=totals.get(_DEAD + label, 0),
     )
+
+
+def _full_ratio(edge: EdgePicture, senders: list[_Change], waiting: int) -> float:
+    size_bytes = sum(change.gauge(f"unacked_bytes:{edge.label}") for change in senders)
+    shares = [
+        held / (window * len(senders))
+        for held, window in ((waiting, edge.window_items), (size_bytes, edge.window_bytes))
+        if window and senders
+    ]
+    return min(1.0, max(shares, default=0.0))
 
 
 def _mean(times: list[Times]) -> Times:

@@ -78,6 +78,7 @@ class EdgePicture(msgspec.Struct, frozen=True, kw_only=True):
     delivery: str
     keyed: bool
     window_items: int
+    window_bytes: int = 0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
