@@ -49,6 +49,18 @@ def test_what_gives_nothing_is_filtered_and_what_gives_something_is_ok(make_benc
     assert (found["processed"], found["ok"], found["filtered"]) == (8, 6, 2)
 
 
+def test_links_that_come_and_go_are_counted(make_bench):
+    bench = make_bench(OUT)
+    (outbox,) = bench.core.outboxes.values()
+    first = outbox.settings.targets
+    bench.core.resize(outbox.settings.stage, 1, [*first, "next/7"], 0.0)
+    bench.bench.counters.finished = True  # it looks at once
+    assert len(bench.bench.counters.values()) == len(bench.bench.counters.values())
+    bench.core.resize(outbox.settings.stage, 2, list(first), 0.0)
+    bench.core.tick(1.0)
+    assert "credit:" in " ".join(bench.counted())
+
+
 def test_a_generator_that_yields_nothing_has_filtered(make_bench):
     bench = make_bench(OUT)
     bench.feed(list(range(8)))

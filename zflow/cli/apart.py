@@ -12,6 +12,7 @@ from zflow.cli.interrupts import on_interrupts
 from zflow.cli.output import show_json
 from zflow.cli.run import LOG_LEVELS, make_plan
 from zflow.cli.screen import make_screen
+from zflow.cli.security import insecure_option, keys_option
 from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.ids import Slot
@@ -20,18 +21,6 @@ from zflow.local.plan import coordinated, with_codec
 from zflow.net.security import Security
 from zflow.supervisor.member import Death
 from zflow.wire.control import updates_of
-
-keys_option = click.option(
-    "--keys",
-    type=click.Path(path_type=Path, file_okay=False),
-    metavar="DIR",
-    help="The key folder of the run (zflow keys new DIR): tcp means CURVE, both ends are known.",
-)
-insecure_option = click.option(
-    "--insecure-loopback",
-    is_flag=True,
-    help="Plain tcp on 127.0.0.1: items are plain data (msgpack), and no code is sent.",
-)
 
 
 @click.command()

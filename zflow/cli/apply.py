@@ -9,16 +9,16 @@ from pathlib import Path
 import click
 from msgspec.structs import replace
 
-from zflow.cli.asking import look, meant_run
+from zflow.cli.asking import Meant, look, meant_run
 from zflow.cli.check import check_topology
 from zflow.cli.output import show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import refused, run_options
 from zflow.cli.waiting import give, incarnations, not_replaced, wait_option, wait_until
 from zflow.errors import ConfigError
 from zflow.ids import Slot
 from zflow.loader import Loaded, load
 from zflow.local.plan import NextVersion, next_version
-from zflow.state.runs import StoredRun
 from zflow.wire.control import Apply
 
 parameter_option = click.option(
@@ -35,6 +35,7 @@ parameter_option = click.option(
 @click.argument("target")
 @parameter_option
 @run_options
+@asking_options
 @click.option("--json", "as_json", is_flag=True, help="One object on stdout.")
 def diff(
     target: str,
@@ -70,6 +71,7 @@ def diff(
 @click.argument("target")
 @parameter_option
 @run_options
+@asking_options
 @wait_option
 def apply(
     target: str,
@@ -114,8 +116,9 @@ def _checked(target: str) -> Loaded:
     return loaded
 
 
-def _next(run: StoredRun, loaded: Loaded, parameters: tuple[str, ...]) -> NextVersion:
-    return next_version(run, loaded, parameters, os.environ)
+def _next(run: Meant, loaded: Loaded, parameters: tuple[str, ...]) -> NextVersion:
+    stored = run.on_disk("comparing two versions")
+    return next_version(stored, loaded, parameters, os.environ)
 
 
 def _refuse(target: str, version: NextVersion) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import click
 import msgspec
 
-from zflow.cli.asking import look, meant_run
+from zflow.cli.asking import Meant, look, meant_run
 from zflow.cli.output import show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import run_options
 from zflow.clock import Clock
 from zflow.errors import Unavailable
 from zflow.planning.words import first_line
-from zflow.state.runs import StoredRun, is_running
 from zflow.wire.picture import Event, Picture
 
 EVERY_S = 0.5
@@ -24,6 +24,7 @@ EVERY_S = 0.5
 
 @click.command()
 @run_options
+@asking_options
 @click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until the run ends.")
 @click.option("--json", "as_json", is_flag=True, help="One object per line on stdout.")
 def events(topology: str | None, run: str, state: Path | None, follow: bool, as_json: bool) -> None:
@@ -46,7 +47,7 @@ def events(topology: str | None, run: str, state: Path | None, follow: bool, as_
                 shown = event.number
 
 
-def _followed(run: StoredRun, clock: Clock) -> Iterator[Picture]:
+def _followed(run: Meant, clock: Clock) -> Iterator[Picture]:
     """One picture after another, until the run ends."""
     yield look(run)
     while True:
@@ -54,7 +55,7 @@ def _followed(run: StoredRun, clock: Clock) -> Iterator[Picture]:
         try:
             picture = look(run)
         except Unavailable:
-            if is_running(run.state):
+            if run.is_running():
                 raise
             return  # it has ended, as runs do
         yield picture

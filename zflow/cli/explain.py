@@ -10,6 +10,7 @@ import click
 
 from zflow.cli.asking import meant_run, two_looks
 from zflow.cli.output import show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import run_options, typed
 from zflow.clock import Clock
 from zflow.planning.explain import explain as explained
@@ -18,6 +19,7 @@ from zflow.planning.processors import processors_here
 
 @click.command()
 @run_options
+@asking_options
 @click.option(
     "--over",
     "over_s",

@@ -69,7 +69,7 @@ def logs(
     """
     pattern = _compiled(grep)
     meant = meant_run(topology, run, state)
-    place = _place_of(meant)
+    place = _place_of(meant.on_disk("zflow logs"))
     _check(which, place)
     reader = Logs(place, lambda slot, name: _is_wanted(slot, which) and stream in (None, name))
     show = _show_data if as_json else _Lines(place, which)

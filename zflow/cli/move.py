@@ -10,6 +10,7 @@ import click
 
 from zflow.cli.asking import asked, meant_run
 from zflow.cli.output import show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import refused, run_options
 from zflow.errors import ConfigError, Problem
 from zflow.wire import control
@@ -19,6 +20,7 @@ from zflow.wire import control
 @click.argument("stage")
 @click.argument("moves", metavar="PARTITION=SLOT...", nargs=-1, required=True)
 @run_options
+@asking_options
 @click.option("--json", "as_json", is_flag=True, help="The new owners as one object on stdout.")
 def move(
     stage: str,

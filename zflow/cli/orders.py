@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from zflow.cli.asking import look, meant_run
+from zflow.cli.asking import Meant, look, meant_run
+from zflow.cli.security import asking_options
 from zflow.cli.stored import refused, run_options
 from zflow.cli.waiting import (
     LOOK_EVERY_S,
@@ -20,7 +21,6 @@ from zflow.cli.waiting import (
 )
 from zflow.clock import Clock
 from zflow.errors import ConfigError, Problem
-from zflow.state.runs import StoredRun, is_running
 from zflow.wire.control import Down, Pause, Restart, Scale
 from zflow.wire.picture import Picture, StagePicture
 
@@ -28,6 +28,7 @@ from zflow.wire.picture import Picture, StagePicture
 @click.command()
 @click.argument("wishes", metavar="STAGE=N...", nargs=-1, required=True)
 @run_options
+@asking_options
 @wait_option
 def scale(
     wishes: tuple[str, ...], topology: str | None, run: str, state: Path | None, wait: bool
@@ -85,6 +86,7 @@ def _running(stage: StagePicture) -> int:
 
 @click.command()
 @run_options
+@asking_options
 def pause(topology: str | None, run: str, state: Path | None) -> None:
     """Let the sources of a running run yield nothing until zflow resume.
 
@@ -100,6 +102,7 @@ def pause(topology: str | None, run: str, state: Path | None) -> None:
 
 @click.command()
 @run_options
+@asking_options
 def resume(topology: str | None, run: str, state: Path | None) -> None:
     """Let the sources of a paused run go on.
 
@@ -114,6 +117,7 @@ def resume(topology: str | None, run: str, state: Path | None) -> None:
 @click.command()
 @click.argument("which", metavar="STAGE[/N]...", nargs=-1, required=True)
 @run_options
+@asking_options
 @click.option("--rolling", is_flag=True, help="One after the other, each once the last one runs.")
 @wait_option
 def restart(
@@ -157,6 +161,7 @@ def _slots_of(picture: Picture, text: str) -> list[str]:
 
 @click.command()
 @run_options
+@asking_options
 @wait_option
 def drain(topology: str | None, run: str, state: Path | None, wait: bool) -> None:
     """Let the sources of a running run stop and everything settle, then end it.
@@ -172,6 +177,7 @@ def drain(topology: str | None, run: str, state: Path | None, wait: bool) -> Non
 
 @click.command()
 @run_options
+@asking_options
 @click.option("--now", is_flag=True, help="Kill everything at once; --resume continues.")
 @wait_option
 def down(topology: str | None, run: str, state: Path | None, now: bool, wait: bool) -> None:
@@ -185,9 +191,9 @@ def down(topology: str | None, run: str, state: Path | None, now: bool, wait: bo
     _end(meant_run(topology, run, state), now=now, wait=wait, where="zflow down")
 
 
-def _end(run: StoredRun, *, now: bool, wait: bool, where: str) -> None:
+def _end(run: Meant, *, now: bool, wait: bool, where: str) -> None:
     give(run, Down(now), where)
     clock = Clock()
-    while wait and is_running(run.state):
+    while wait and run.is_running():
         clock.sleep(LOOK_EVERY_S)
-    click.echo(f"run {run.record.run_id} {'has ended' if wait else 'is told to end'}")
+    click.echo(f"run {run.name} {'has ended' if wait else 'is told to end'}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zflow.cli.asking import look, running_runs
+from zflow.cli.asking import look, meant_of, running_runs
 from zflow.cli.output import aligned, duration, show_json
 from zflow.clock import Clock
 from zflow.errors import Unavailable
@@ -55,7 +55,7 @@ def _as_data(run: StoredRun) -> dict[str, Any]:
         "state_directory": str(run.state.root),
     }
     try:
-        picture = look(run, within_s=ANSWER_WITHIN_S)
+        picture = look(meant_of(run), within_s=ANSWER_WITHIN_S)
     except Unavailable:
         return data
     return {**data, **_seen(picture)}

@@ -10,6 +10,7 @@ import click
 
 from zflow.cli.asking import look, meant_run, two_looks
 from zflow.cli.output import aligned, show_json
+from zflow.cli.security import asking_options
 from zflow.cli.stored import refused, run_options
 from zflow.cli.tables import (
     REPLICA_HEADINGS,
@@ -35,6 +36,7 @@ OVER_S = 1.0
 @click.command()
 @click.argument("stage", required=False)
 @run_options
+@asking_options
 @click.option("--json", "as_json", is_flag=True, help="Everything as one object on stdout.")
 def status(
     stage: str | None, topology: str | None, run: str, state: Path | None, as_json: bool
@@ -74,7 +76,7 @@ def _show(picture: Picture, rates: Rates, waits: list[str]) -> None:
         click.echo(f"it waits: {line}")
     if not waits:
         click.echo(latency_line(rates))
-    for line in warnings(rates):
+    for line in [*warnings(rates), *picture.alarms]:
         click.echo(first_line(line))
 
 
@@ -95,5 +97,7 @@ def _as_data(
     data = asdict(rates)
     if stage is not None:
         data["stages"] = [one for one in data["stages"] if one["name"] == stage]
-    head = {name: getattr(picture, name) for name in ("topology", "run_id", "phase", "paused")}
+    head = {
+        name: getattr(picture, name) for name in ("topology", "run_id", "phase", "paused", "alarms")
+    }
     return {**head, "elapsed_s": picture.elapsed_s, "waits_for": waits, **data}

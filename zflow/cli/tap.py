@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from zflow.cli.asking import asked, look, meant_run
+from zflow.cli.asking import Meant, asked, look, meant_run
 from zflow.cli.stored import refused, run_options
 from zflow.clock import Clock
 from zflow.errors import Unavailable, suggest
@@ -23,7 +23,7 @@ from zflow.local.plan import load_stored
 from zflow.net.tap import Onlooker
 from zflow.paths import RunDirectory, run_directory_of
 from zflow.protocol.sample import Bucket
-from zflow.state.runs import StoredRun, is_used
+from zflow.state.runs import is_used
 from zflow.wire.codec import Parts, PickleCodec
 from zflow.wire.control import Tap, Tapped
 from zflow.wire.payload import DecodeError
@@ -112,7 +112,7 @@ def _label(text: str, picture: Picture) -> str:
     return edges[name]
 
 
-def _mirrored(run: StoredRun, label: str) -> Iterator[tuple[Mirrored, Parts | None]]:
+def _mirrored(run: Meant, label: str) -> Iterator[tuple[Mirrored, Parts | None]]:
     """What its senders mirror, until the run ends; the lease is renewed meanwhile."""
     clock = Clock()
     senders = _Senders(run, label, clock)
@@ -128,7 +128,7 @@ def _mirrored(run: StoredRun, label: str) -> Iterator[tuple[Mirrored, Parts | No
 class _Senders:
     """Who mirrors the edge, as its coordinator says; asked again and again."""
 
-    def __init__(self, run: StoredRun, label: str, clock: Clock) -> None:
+    def __init__(self, run: Meant, label: str, clock: Clock) -> None:
         self.endpoints: dict[str, str] = {}
         self._run = run
         self._stage = label.partition("->")[0]
@@ -136,7 +136,9 @@ class _Senders:
         self._clock = clock
         self._ask_s = 0.0
         self._alone = False
-        self._place = RunDirectory(run_directory_of(run.state.root, os.environ))
+        self._place = RunDirectory(
+            run_directory_of(run.on_disk("zflow tap").state.root, os.environ)
+        )
 
     def ask(self) -> Tapped:
         """Renew the lease; raises Unavailable if nobody answers."""
@@ -189,7 +191,7 @@ class _Sender:
 class _Shown:
     """Decodes, chooses, shows and counts items. most: then it is enough; None: never."""
 
-    run: StoredRun
+    run: Meant
     condition: CodeType | None
     format: Callable[[Any], str]
     most: int | None
@@ -232,7 +234,7 @@ class _Shown:
                 self.unreadable += header.items
                 return []
         self.loaded = True
-        load_stored(self.run)  # its classes are defined there
+        load_stored(self.run.on_disk("zflow tap"))  # its classes are defined there
         return self._items(header, payload)
 
     def _is_wanted(self, item: Any) -> bool:

@@ -17,7 +17,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from zflow.cli.asking import look, meant_run
+from zflow.cli.asking import Meant, look, meant_run
+from zflow.cli.security import asking_options
 from zflow.cli.stored import run_options
 from zflow.cli.tables import STAGE_HEADINGS, STAGE_NUMBERS, latency_line, rate, stage_row, title
 from zflow.clock import Clock
@@ -25,7 +26,6 @@ from zflow.errors import Unavailable
 from zflow.planning.processors import processors_here
 from zflow.planning.rates import EdgeRates, StageRates
 from zflow.planning.watch import View, Watch
-from zflow.state.runs import StoredRun, is_running
 
 EVERY_S = 1.0
 LEAVE = "q"
@@ -36,6 +36,7 @@ BAR = 20  # characters of a full queue
 
 @click.command()
 @run_options
+@asking_options
 @click.option("--once", is_flag=True, help="One frame after a second, for scripts.")
 def top(topology: str | None, run: str, state: Path | None, once: bool) -> None:
     """Watch a running run, drawn again every second.
@@ -64,19 +65,19 @@ def top(topology: str | None, run: str, state: Path | None, once: bool) -> None:
         return
 
 
-def _live(run: StoredRun, watch: Watch) -> None:
+def _live(run: Meant, watch: Watch) -> None:
     with _Keys() as keys, Live(auto_refresh=False, screen=True) as live:
         while True:
             try:
                 view = watch.take(look(run))
             except Unavailable:
-                if is_running(run.state):
+                if run.is_running():
                     raise
                 break
             live.update(drawn(view), refresh=True)
             if keys.pressed(EVERY_S) == LEAVE:
                 return
-    click.echo(f"run {run.record.run_id} has ended; see zflow runs ls", err=True)
+    click.echo(f"run {run.name} has ended; see zflow runs ls", err=True)
 
 
 class _Keys:

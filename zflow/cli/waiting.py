@@ -4,11 +4,10 @@ from collections.abc import Callable, Iterator
 
 import click
 
-from zflow.cli.asking import asked, look
+from zflow.cli.asking import Meant, asked, look
 from zflow.cli.stored import refused
 from zflow.clock import Clock, Deadline
 from zflow.errors import Unavailable
-from zflow.state.runs import StoredRun, is_running
 from zflow.wire.control import Answer, Order
 from zflow.wire.picture import Picture, SlotCensus
 
@@ -20,25 +19,25 @@ wait_option = click.option(
 )
 
 
-def give(run: StoredRun, order: Order, where: str) -> None:
+def give(run: Meant, order: Order, where: str) -> None:
     """Give the order; raises ConfigError with the coordinator's reason if it refuses."""
     answer = asked(run, order, Answer, purpose="there is nobody to obey; see zflow ps")
     if answer.refusal:
         raise refused(where, answer.refusal, "see zflow status")
 
 
-def wait_until(run: StoredRun, missing: Callable[[Picture], str]) -> None:
+def wait_until(run: Meant, missing: Callable[[Picture], str]) -> None:
     """Look until nothing is missing; raises Unavailable after PATIENCE_S.
 
     missing: what is, as a clause. A run that ends meanwhile has nothing left to do.
     """
     clock = Clock()
     deadline = Deadline(clock, PATIENCE_S)
-    while is_running(run.state):
+    while run.is_running():
         try:
             what = missing(look(run))
         except Unavailable:
-            if is_running(run.state):
+            if run.is_running():
                 raise
             return
         if not what:

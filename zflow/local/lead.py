@@ -100,6 +100,7 @@ class Lead:
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
+        self._over_drained: bool | None = None  # once it is over
         self._phase = ""
         self._waits_for = ""
         self._stores = dict(plan.stores)
@@ -211,10 +212,12 @@ class Lead:
 
     def _is_over(self) -> bool:
         """Every replica has ended in an orderly way, or there is a verdict."""
-        if self._verdict is not None:
-            return True
         state = self._coordinator.state
-        return state.phase == "finish" and all(view.ended for view in state.slots.values())
+        finished = state.phase == "finish" and all(view.ended for view in state.slots.values())
+        if finished or self._verdict is not None:
+            self._over_drained = self._is_drained
+            return True
+        return False
 
     def _judge(self, timeout_s: float | None) -> None:
         """What the user, the clock and the replicas ask for."""
@@ -237,6 +240,8 @@ class Lead:
 
     @property
     def _is_drained(self) -> bool:
+        if self._over_drained is not None:  # what is asked for once it is over changes nothing
+            return self._over_drained
         return self._drain_asked or self._coordinator.drained
 
     def _tell_the_end(self) -> None:

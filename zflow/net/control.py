@@ -10,8 +10,9 @@ import zmq
 
 from zflow.clock import Clock, Deadline
 from zflow.errors import ProtocolError, Unavailable
-from zflow.net.curve import COORDINATOR, Curve
+from zflow.net.curve import COORDINATOR
 from zflow.net.monitor import Failure
+from zflow.net.security import Security
 from zflow.net.sockets import Sockets
 from zflow.wire import control
 
@@ -170,14 +171,19 @@ class ControlClient:
 
 
 def ask(
-    endpoint: str, question: control.Message, *, within_s: float, curve: Curve | None = None
+    endpoint: str,
+    question: control.Message,
+    *,
+    within_s: float,
+    security: Security | None = None,
 ) -> control.Message | None:
     """A coordinator's answer to somebody who is not part of its run; None if there is none in time.
 
     raises: ProtocolError if it answers with what is no message; Unavailable if its key or ours is
     refused.
     """
-    sockets = Sockets(curve=curve)
+    security = security or Security()
+    sockets = security.sockets(security.person)
     deadline = Deadline(Clock(), within_s)
     try:
         dealer = sockets.dealer(endpoint)

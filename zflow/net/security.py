@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zflow.net.addresses import check_bind, check_connect
+from zflow.net.curve import OPERATOR, READER
 from zflow.net.keys import KeyFolder
 from zflow.net.sockets import Sockets
 from zflow.wire.codec import MsgpackCodec, PickleCodec
@@ -34,6 +35,13 @@ class Security:
             curve = self._folder.curve(name, self._clients)
         self._sockets = Sockets(curve=curve, insecure_loopback=self.insecure_loopback)
         return self._sockets
+
+    @property
+    def person(self) -> str:
+        """Who asks: whoever the folder has a key of; an operator if it has both."""
+        if self.keys is None or (self.keys / f"{OPERATOR}.key").exists():
+            return OPERATOR
+        return READER
 
     def accept(self, clients: Iterable[str]) -> None:
         """From now on these may connect, with the keys that they have now. About once a second."""

@@ -142,9 +142,7 @@ class Counters:
         self.duplicates = 0
         self.late = 0
         self.finished = False
-        self._ages: dict[SenderLink, _Ages] = {
-            link: _Ages() for outbox in core.outboxes.values() for link in outbox.links
-        }
+        self._ages: dict[SenderLink, _Ages] = {}
         self._looked: list[int] = [0] * (len(EDGE_GAUGES) * len(core.outboxes))
         self._look_due_ns = 0
         self._cpu_ns = 0
@@ -293,11 +291,10 @@ class Counters:
 
     def _look(self, now_ns: int) -> None:
         self._cpu_ns = self._clock.process_ns()
-        self._looked = [
-            number
-            for outbox in self._core.outboxes.values()
-            for number in self._look_at(outbox, now_ns)
-        ]
+        outboxes = self._core.outboxes.values()
+        links = [link for outbox in outboxes for link in outbox.links]  # they come and go
+        self._ages = {link: self._ages.get(link) or _Ages() for link in links}
+        self._looked = [number for outbox in outboxes for number in self._look_at(outbox, now_ns)]
 
     def _look_at(self, outbox: Outbox, now_ns: int) -> tuple[int, ...]:
         """In the order of EDGE_GAUGES."""

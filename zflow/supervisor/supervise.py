@@ -208,7 +208,8 @@ class Supervisor:
         self._plan(member, orderly, crash, counters, tail, refused=refused)
         if not orderly and reason != "stop":
             member.restarts[reason] = member.restarts.get(reason, 0) + 1
-            member.last_error = crash.cause
+            if reason != "rollout":
+                member.last_error = crash.cause
         return Death(
             slot=member.slot,
             incarnation=member.incarnation,
