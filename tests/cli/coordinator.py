@@ -38,7 +38,7 @@ class Answering:
 
     def _serve(self):
         sockets = Sockets()
-        server = ControlServer(sockets, self._place.control)
+        server = ControlServer((sockets, self._place.control))
         self._up.set()
         while not self._ended.is_set():
             server.wait(TURN_S)

@@ -2,11 +2,18 @@
 
 import json
 import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
 
 import msgspec
 import pytest
 from click.testing import CliRunner
 
+from tests.cli.conftest import ROOT
 from tests.cli.coordinator import Answering
 from tests.planning.made import blocked, busy, picture, starved
 from zflow.cli import asking, ps
@@ -211,3 +218,40 @@ def test_without_an_answer_the_exit_code_is_3(zflow, answering, verb, monkeypatc
     assert done.stderr == (
         "zflow: run one is not running: there is nothing to see; see zflow runs ls\n"
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leave", ["q", "interrupt"])
+def test_top_on_a_terminal_draws_until_somebody_leaves(answering, tmp_path, leave):
+    ours, theirs = pty.openpty()
+    with answering(*(seen(at_s) for at_s in (100, 103))):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zflow", "top"],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm", "COLUMNS": "100"},
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        try:
+            read_until(ours, b"parse is the bottleneck")
+            if leave == "q":
+                os.write(ours, b"q")
+            else:
+                process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
+            os.close(ours)
+
+
+def read_until(descriptor, words):
+    """What a terminal is sent, until it holds these words."""
+    found = b""
+    until = time.monotonic() + 30
+    while words not in found:
+        ready, _, _ = select.select([descriptor], [], [], max(0, until - time.monotonic()))
+        assert ready, found
+        found += os.read(descriptor, 65_536)

@@ -19,6 +19,7 @@ class Made:
     kind: str = "stage"
     partitions: int = 0
     keyed: bool = False
+    most_replicas: int = 0
     cpu: float = 0.0  # cores, of each replica
     inbox: int = 0
     unacked: int = 0
@@ -92,6 +93,8 @@ def _stage(made, edges, at_s):
         timeout_s=300.0,
         slots=slots,
         gone={},
+        owners=[p % len(slots) for p in range(made.partitions)],
+        most_replicas=made.most_replicas,
     )
 
 

@@ -1,5 +1,6 @@
 """`explain` on pictures made by hand: what is broken comes first, then the stage that limits."""
 
+import msgspec
 import pytest
 
 from tests.planning.made import HOST, Made, blocked, busy, hot, picture, starved
@@ -144,6 +145,18 @@ def test_a_durable_stage_with_an_owner_for_each_partition_cannot_grow():
     assert said.sentence.endswith(
         "More replicas would give nothing: it has 1 partition, and 1 to own them."
     )
+
+
+def test_a_stage_that_may_not_grow_is_told_so():
+    said = verdict(blocked("read"), busy("join", most_replicas=1), starved("keep", kind="sink"))
+    assert said.sentence.endswith("It can have no more than 1 replica.")
+    assert said.command == ""
+
+
+def test_what_alarms_a_replica_is_a_note():
+    before, after = picture(list(slow_parse()), 100), picture(list(slow_parse()), 102)
+    after = msgspec.structs.replace(after, alarms=["parse/0: its disk is full"])
+    assert "parse/0: its disk is full" in explain(before, after).notes
 
 
 def test_a_stage_that_finishes_nothing_promises_no_gain():

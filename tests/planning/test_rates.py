@@ -43,10 +43,20 @@ def test_a_stage_has_the_rates_of_its_replicas_and_the_mean_of_their_times():
     assert read.occupied_ratio == pytest.approx(0.1)
 
 
-def test_an_edge_has_items_bytes_a_queue_and_the_window_of_its_senders():
+def test_an_edge_has_items_bytes_and_a_queue_that_fills_the_windows_of_its_senders():
     first, _second = rates_between(picture(chain(), 100), picture(chain(), 104)).edges
     assert (first.rate_per_s, first.bytes_per_s) == (pytest.approx(100.0), pytest.approx(1000.0))
-    assert (first.queue_items, first.window_items) == (7, WINDOW_ITEMS)
+    assert (first.queue_items, first.full_ratio) == (7, 7 / WINDOW_ITEMS)
+
+
+def test_an_edge_is_full_by_its_bytes_too():
+    made = picture(chain(), 100)
+    edges = [msgspec.structs.replace(one, window_bytes=1000) for one in made.edges]
+    read = made.stage("read").slots[0].replica
+    counters = {**read.counters, "unacked_bytes:read->parse": 900}
+    made = changed(made, "read/0", replica=msgspec.structs.replace(read, counters=counters))
+    first, second = rates_between(made, msgspec.structs.replace(made, edges=edges)).edges
+    assert (first.full_ratio, second.full_ratio) == (0.9, 0.0)
 
 
 def test_latency_and_processor_time_are_those_of_the_interval():
@@ -85,6 +95,19 @@ def test_a_process_that_died_and_was_replaced_has_worked_for_both():
     parse = rates_between(before, after).stage("parse")
     assert parse.replicas[0].rate_per_s == 20.0
     assert (parse.restarts, parse.new_restarts) == (1, 1)
+
+
+def test_an_ordered_restart_is_no_death_and_those_of_slots_that_are_gone_count():
+    before, after = picture(chain(), 100), picture(chain(), 102)
+    after = changed(after, "parse/0", restarts={"rollout": 5, "exit": 1})
+    stages = [
+        msgspec.structs.replace(one, gone={"restarts:oom": 2, "restarts:rollout": 1})
+        if one.name == "parse"
+        else one
+        for one in after.stages
+    ]
+    parse = rates_between(before, msgspec.structs.replace(after, stages=stages)).stage("parse")
+    assert (parse.restarts, parse.new_restarts, parse.replicas[0].restarts) == (3, 3, 1)
 
 
 def test_a_slot_without_a_process_is_down():

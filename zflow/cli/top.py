@@ -139,6 +139,5 @@ def _edges(view: View) -> Table:
 
 def _bar(edge: EdgeRates) -> Text:
     """How much of what its links may hold is on the way."""
-    full = min(1.0, edge.queue_items / edge.window_items) if edge.window_items else 0.0
-    marks = round(full * BAR)
+    marks = round(edge.full_ratio * BAR)
     return Text(f"{'#' * marks}{'.' * (BAR - marks)} {edge.queue_items:,}")

@@ -116,6 +116,8 @@ class Gathering:
                     timeout_s=stage.timeout_s,
                     slots=[self._slot(name) for name in self._names(stage.name)],
                     gone=self._gone(stage.name),
+                    owners=list(self._state.owners_of(stage)) if stage.partitions else [],
+                    most_replicas=stage.most_replicas,
                 )
                 for stage in config.stages
             ],
@@ -128,6 +130,7 @@ class Gathering:
                     delivery=edge.delivery,
                     keyed=bool(edge.partitions),
                     window_items=edge.window_items,
+                    window_bytes=edge.window_bytes,
                 )
                 for edge in config.edges
             ],

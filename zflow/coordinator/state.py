@@ -187,7 +187,7 @@ class RunState:
         refusal = self._move_refusal(stage, move)
         if stage is None or refusal:
             return Moved(None, refusal), None
-        slots = self._owners_of(stage)
+        slots = self.owners_of(stage)
         for partition, slot in move.to.items():
             slots[partition] = slot
         update = self._assign(stage.name, slots)
@@ -196,7 +196,7 @@ class RunState:
     def _stage(self, name: str) -> StageConfig | None:
         return next((one for one in self.config.stages if one.name == name), None)
 
-    def _owners_of(self, stage: StageConfig) -> list[int]:
+    def owners_of(self, stage: StageConfig) -> list[int]:
         known = self._owners.get(stage.name)
         if known is not None:
             return list(known.slots)
@@ -372,7 +372,7 @@ class RunState:
         if any(view.state != "running" for view in views):
             return None
         self._uneven.discard(stage.name)
-        before = self._owners_of(stage)
+        before = self.owners_of(stage)
         slots = balanced(before, staying)
         return self._assign(stage.name, slots) if slots != before else None
 

@@ -24,6 +24,8 @@ from zflow.wire.picture import (
 
 STATES = ("busy", "starved", "blocked", "overhead")
 DOWN = "down"  # the state of a slot without a process
+ORDERED = "rollout"  # the reason of a restart that is no death
+_RESTARTS = "restarts:"
 _DEAD = "dead_lettered:"
 _ON_THE_WAY = ("queue", "unacked_items")  # gauges of an edge at its senders
 
@@ -81,13 +83,16 @@ class ReplicaRates:
 class StageRates:
     """One stage. restarts, dead_letters: since the run began; `new_`: between the two pictures.
 
-    states: how many replicas are in which state. queue_items: arrived and not yet processed.
+    Restarts that were ordered are not among them. states: how many replicas are in which state.
+    queue_items: arrived and not yet processed.
     """
 
     name: str
     kind: str
     desired: int
     partitions: int
+    owners: list[int]
+    most_replicas: int
     states: dict[str, int]
     items: int
     rate_per_s: float
@@ -112,7 +117,8 @@ class EdgeRates:
     """One edge, over all its senders. rate_per_s: sent; processed_per_s: acknowledged.
 
     queue_items: waiting to be sent, or sent and not acknowledged.
-    window_items: how many of them its senders keep before they are blocked.
+    full_ratio: how full its senders are, which are blocked at 1.0: of their windows in items, or in
+    bytes if that is more.
     """
 
     label: str
@@ -124,7 +130,7 @@ class EdgeRates:
     bytes_per_s: float
     queue_items: int
     queue_growth_per_s: float
-    window_items: int
+    full_ratio: float
     dead_letters: int
 
 
@@ -251,14 +257,16 @@ def _stage(
     queue = sum(change.gauge("inbox") for change in changes)
     queue_before = sum(change.gauges_before.get("inbox", 0) for change in changes)
     totals = stage_totals(stage)
-    restarts = sum(one.restarts for one in replicas)
-    old_restarts = _restarts(before.slots) if before is not None else 0
+    restarts = _deaths(stage)
+    old_restarts = _deaths(before) if before is not None else 0
     dead_before, dead_now = (letters[stage.name] for letters in dead)
     return StageRates(
         name=stage.name,
         kind=stage.kind,
         desired=stage.desired,
         partitions=stage.partitions,
+        owners=stage.owners,
+        most_replicas=stage.most_replicas,
         states=dict(Counter(one.state for one in replicas)),
         items=totals.get("processed", 0),
         rate_per_s=sum(one.rate_per_s for one in replicas),
@@ -288,7 +296,7 @@ def _replica(change: _Change) -> ReplicaRates:
         cpu_ratio=change.cpu_ratio,
         memory_bytes=process.memory_bytes if process is not None else 0,
         queue_items=change.gauge("inbox"),
-        restarts=sum(change.now.restarts.values()),
+        restarts=sum(n for why, n in change.now.restarts.items() if why != ORDERED),
         last_error=change.now.last_error,
     )
 
@@ -311,9 +319,19 @@ def _edge(
         bytes_per_s=sum(change.per_s(f"sent_bytes:{label}") for change in senders),
         queue_items=waiting,
         queue_growth_per_s=(waiting - waited) / interval_s if interval_s else 0.0,
-        window_items=edge.window_items * len(senders),
+        full_ratio=_full_ratio(edge, senders, waiting),
         dead_letters=totals.get(_DEAD + label, 0),
     )
+
+
+def _full_ratio(edge: EdgePicture, senders: list[_Change], waiting: int) -> float:
+    size_bytes = sum(change.gauge(f"unacked_bytes:{edge.label}") for change in senders)
+    shares = [
+        held / (window * len(senders))
+        for held, window in ((waiting, edge.window_items), (size_bytes, edge.window_bytes))
+        if window and senders
+    ]
+    return min(1.0, max(shares, default=0.0))
 
 
 def _mean(times: list[Times]) -> Times:
@@ -328,8 +346,12 @@ def _mean(times: list[Times]) -> Times:
     )
 
 
-def _restarts(slots: Iterable[SlotCensus]) -> int:
-    return sum(sum(one.restarts.values()) for one in slots)
+def _deaths(stage: StagePicture) -> int:
+    """Its restarts but those that were ordered."""
+    gone = {name: n for name, n in stage.gone.items() if name.startswith(_RESTARTS)}
+    restarts = added(*(one.restarts for one in stage.slots))
+    ordered = restarts.get(ORDERED, 0) + gone.get(_RESTARTS + ORDERED, 0)
+    return sum(restarts.values()) + sum(gone.values()) - ordered
 
 
 def _dead_by_target(edges: Iterable[EdgePicture], stages: Iterable[StagePicture]) -> Counter[str]:

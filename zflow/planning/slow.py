@@ -3,11 +3,11 @@
 Each takes a case and gives a verdict, or None if it has nothing to say.
 """
 
+from zflow.ids import Slot
 from zflow.planning.gain import CPU, Gain, one_more
 from zflow.planning.rates import StageRates
 from zflow.planning.verdict import Case, Verdict
 from zflow.planning.words import count, rate
-from zflow.protocol.keyed import owner_of
 
 BUSY = 0.9  # a stage that has no time left
 BLOCKED = 0.5  # a stage that mostly waits until somebody takes what it has
@@ -48,10 +48,11 @@ def skew(case: Case) -> Verdict | None:
 
 
 def _move(stage: StageRates, hot: str) -> str:
-    """Every second partition of the hot slot, as they were dealt at first, to the others."""
-    index, slots = int(hot.rpartition("/")[2]), len(stage.replicas)
-    owned = [p for p in range(stage.partitions) if owner_of(p, slots) == index]
-    others = [k for k in range(slots) if k != index]
+    """Every second partition of the hot slot, to the others in turn."""
+    index = Slot.parse(hot).index
+    owned = [partition for partition, owner in enumerate(stage.owners) if owner == index]
+    slots = [Slot.parse(one.slot).index for one in stage.replicas]
+    others = [slot for slot in slots if slot != index]
     moves = [f"{p}={others[n % len(others)]}" for n, p in enumerate(owned[::2])]
     return f"zflow move {stage.name} {' '.join(moves)}" if moves else ""
 
@@ -158,6 +159,8 @@ def _advice(case: Case, stage: StageRates, gain: Gain) -> tuple[str, str]:
     if stage.partitions and stage.partitions <= n:
         shared = count(stage.partitions, "partition")
         return f"More replicas would give nothing: it has {shared}, and {n} to own them.", ""
+    if 0 < stage.most_replicas <= n:
+        return f"It can have no more than {count(n, 'replica')}.", ""
     if not stage.rate_per_s:
         seconds = f"{case.rates.interval_s:.0f} s"
         return f"No item was finished within {seconds}.", f"zflow status {stage.name}"

@@ -53,6 +53,7 @@ class Case:
                 yield f"{stage.name} died {count(stage.new_restarts, 'time')} meanwhile."
             if stage.new_dead_letters and stage.name != about:
                 yield f"{stage.name} gave up {count(stage.new_dead_letters, 'item')} meanwhile."
+        yield from self.picture.alarms
         full = self.full_host()
         if full:
             yield f"{full[0].upper()}{full[1:]}."

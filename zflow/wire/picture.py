@@ -53,6 +53,7 @@ class StagePicture(msgspec.Struct, frozen=True, kw_only=True):
     """One stage. desired: how many replicas it should have. slots: those, by index.
 
     gone: what slots that are no longer there have counted, together, and `restarts:REASON`.
+    owners: the index of the slot that owns each partition. most_replicas: 0 if it may have any.
     """
 
     name: str
@@ -63,6 +64,8 @@ class StagePicture(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     slots: list[SlotCensus]
     gone: Totals
+    owners: list[int] = []
+    most_replicas: int = 0
 
 
 class EdgePicture(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +78,7 @@ class EdgePicture(msgspec.Struct, frozen=True, kw_only=True):
     delivery: str
     keyed: bool
     window_items: int
+    window_bytes: int = 0
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):

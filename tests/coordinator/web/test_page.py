@@ -172,6 +172,7 @@ def test_a_stage_is_opened_and_closed_by_keyboard_alone(browser, showing):
     assert text(browser, "#detail-title") == "Count"
     assert "8 partitions" in text(browser, "#detail .facts")
     assert browser.evaluate("document.querySelectorAll('#detail tbody tr').length") == 3
+    assert text(browser, "#detail tbody tr:nth-child(2) td.owned") == "3: 1 4 7"
     label = "document.querySelector('[data-stage=Count]').getAttribute('aria-label')"
     assert "3 of 3 replicas run" in browser.evaluate(label)
     browser.press("Escape")

@@ -13,6 +13,7 @@ const HEADINGS = [
   ["cpu", "number"],
   ["memory", "number"],
   ["restarts", "number"],
+  ["partitions", "owned"],
 ];
 
 export class Detail {
@@ -43,7 +44,8 @@ export class Detail {
     this.place.hidden = false;
     say(this.title, stage.name);
     say(this.facts, factsOf(stage, moves));
-    this.rows.replaceChildren(...stage.replicas.map(row));
+    this.rows.replaceChildren(...stage.replicas.map((one) => row(one, stage)));
+    this.place.dataset.keyed = String(stage.partitions > 0);
     const ended = stage.replicas.filter((one) => one.last_error);
     const signature = JSON.stringify(ended.map((one) => [one.slot, one.last_error]));
     if (this.errors.dataset.shown === signature) return; // a text that is selected stays so
@@ -65,14 +67,13 @@ function factsOf(stage, moves) {
     `${count(stage.dead_letters)} dead letters`,
   ];
   if (stage.partitions) {
-    const owners = stage.desired;
-    facts.push(`${stage.partitions} partitions, dealt to ${owners} replicas in turn`);
-    if (moves.length) facts.push(`moved since: ${moves.join("; ")}`);
+    facts.push(`${stage.partitions} partitions`);
+    if (moves.length) facts.push(`last move: ${moves.at(-1)}`);
   }
   return facts.join(" · ");
 }
 
-function row(one) {
+function row(one, stage) {
   const lives = one.state !== "down";
   const state = leading(one.times);
   const time = state ? `${state} ${share(one.times[`${state}_ratio`])}` : "-";
@@ -87,10 +88,20 @@ function row(one) {
     lives ? share(one.cpu_ratio) : "-",
     lives ? size(one.memory_bytes) : "-",
     count(one.restarts),
+    owned(one, stage.owners),
   ];
   return make(
     "tr",
     { "data-state": state || "other", "data-down": String(!lives) },
     ...cells.map((text, k) => make("td", { class: HEADINGS[k][1] }, text)),
   );
+}
+
+// The partitions that a slot owns: how many, and which.
+function owned(one, owners) {
+  const index = Number(one.slot.slice(one.slot.lastIndexOf("/") + 1));
+  const found = owners.flatMap((owner, partition) => (owner === index ? [partition] : []));
+  if (!found.length) return "-";
+  const shown = found.length > 8 ? [...found.slice(0, 7), "…"] : found;
+  return `${found.length}: ${shown.join(" ")}`;
 }

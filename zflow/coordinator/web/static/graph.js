@@ -198,7 +198,7 @@ class Edge {
   }
 
   show(edge, busiest) {
-    const full = edge.window_items ? Math.min(1, edge.queue_items / edge.window_items) : 0;
+    const full = edge.full_ratio;
     const width = edge.rate_per_s ? 1.5 + (WIDEST - 1.5) * (edge.rate_per_s / busiest) : 1;
     this.path.setAttribute("stroke-width", width.toFixed(1));
     this.element.dataset.idle = String(edge.rate_per_s === 0);
@@ -207,8 +207,8 @@ class Edge {
     say(this.rate, `${rate(edge.rate_per_s)}/s`);
     say(
       this.title,
-      `${edge.label}: ${rate(edge.rate_per_s)} items/s, ${count(edge.queue_items)} of ` +
-        `${count(edge.window_items)} items on the way${edge.keyed ? ", by key" : ""}`,
+      `${edge.label}: ${rate(edge.rate_per_s)} items/s, ${count(edge.queue_items)} items ` +
+        `on the way, ${share(full)} full${edge.keyed ? ", by key" : ""}`,
     );
   }
 }
