@@ -107,7 +107,9 @@ def run(
     """
     with open_web(http) as web:  # before the run is written down, which it may prevent
         plan = make_plan(target, parameters, replicas, resume, state)
-        result = run_plan(plan, as_json, timeout_s, log_level, reload=reload, web=web)
+        result = run_plan(
+            plan, as_json=as_json, timeout_s=timeout_s, log_level=log_level, reload=reload, web=web
+        )
     exit_code = result.exit_code
     if exit_code == 0 and fail_on_dead and result.dead_letters:
         exit_code = 1
@@ -116,10 +118,10 @@ def run(
 
 def run_plan(
     plan: Plan,
+    *,
     as_json: bool,
     timeout_s: float | None = None,
     log_level: str = "WARNING",
-    *,
     reload: bool = False,
     web: WebServer | None = None,
     close: Callable[[RunResult], RunResult] = lambda result: result,
