@@ -209,7 +209,7 @@ class Inbox:
     """All receiver links of one replica and the queue of parcels. One thread at a time owns it.
 
     expected: the links that there will be, until a word says otherwise. guests: links that may be
-    dropped. draining: no HELLO is taken any more.
+    dropped.
     """
 
     def __init__(
@@ -220,7 +220,6 @@ class Inbox:
     ) -> None:
         self.settings = settings
         self.expected = set(expected)
-        self.draining = False
         self.window = Window(max_items=settings.window_items)
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
@@ -288,8 +287,6 @@ class Inbox:
             return "codec", 0
         if frame.generation > mine.generation:
             return "generation", 0
-        if self.draining:
-            return "draining", 0
         if link is not None and (frame.incarnation, frame.dial) < (link.incarnation, link.dial):
             return "stale_incarnation", link.incarnation
         first = self._first.get((frame.edge, frame.sender))
