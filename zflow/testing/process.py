@@ -401,6 +401,11 @@ class Process:
             assert isinstance(self.worker, AnchorWorker), "only an anchor has partitions"
             self.worker.assign(generation, slots)
         self.core.assign(stage.name, generation, slots)
+        for outbox in self.core.outboxes.values():
+            if isinstance(outbox, KeyedOutbox) and outbox.settings.stage == stage.name:
+                there = {Slot.parse(link.key[1]).index for link in outbox.links}
+                if not there.issuperset(outbox.owners.slots):
+                    self.world.count("partition of a slot without a link")
         self.wake(self.world.now_s)
 
     def resize(self, stage: Stage, generation: int, slots: tuple[str, ...]) -> None:
