@@ -163,7 +163,7 @@ class Process:
         self.act(now_s)
         self._check()
         if core.retired():
-            self.world.at(now_s, self.world.rescales.exits, (self,))
+            self.world.rescales.retired(self)
         elif self.resting and core.at_rest():
             self.world.at(now_s, self.world.relieve, (self,))
         due_s = min(core.due_s(), self.worker.due_s, self.worker.alarm_s)

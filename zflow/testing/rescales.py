@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MOST_SLOTS = 4
 BACK_WITHIN_S = 0.4  # so that some are wanted again before they have left
 LATE_S = 0.3
+EXIT_S = 0.3
 OLD_WORD = 0.3  # of those who are born after a rescale: they know an older word at first
 NOT_AGAIN = 0.5  # of those who die while they leave: nobody starts a successor
 
@@ -157,8 +158,12 @@ class Rescales:
             self._remove(seat)
         return gone
 
-    def exits(self, process: "Process") -> None:
-        """A process that has retired goes."""
+    def retired(self, process: "Process") -> None:
+        """It says so; the order to go takes a while, and somebody may come back meanwhile."""
+        goes_s = self._world.now_s + self._random.random() * EXIT_S
+        self._world.at(goes_s, self._exits, (process,))
+
+    def _exits(self, process: "Process") -> None:
         world = self._world
         if not process.alive or not process.core.retired():
             return
