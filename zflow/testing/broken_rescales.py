@@ -6,6 +6,10 @@ does everything else as the original does.
 Not here, because losing it loses nothing by design: that a BYE is said again until it is heard. A
 receiver forgets a link whose BYE it never heard after 10 s of silence (`no_silent_end` is that
 protection); the repetition saves these 10 s.
+
+Not here, because no seed has shown it: that a HELLO older than a link that has ended is refused.
+The link that it would make is silent, and forgotten like one whose BYE was lost;
+`tests/protocol/test_rescale.py` asks for it.
 """
 
 from collections import deque
@@ -13,14 +17,12 @@ from collections.abc import Sequence
 
 from zflow.ids import Slot
 from zflow.protocol.core import Core
-from zflow.protocol.inbox import Inbox, ReceiverLink
+from zflow.protocol.inbox import Inbox
 from zflow.protocol.keyed import KeyedOutbox
 from zflow.protocol.roster import Roster
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import LinkState, SenderLink
-from zflow.wire.data import Hello
 
-_refusal = Inbox._refusal
 _see_off = Inbox.see_off
 _resize = Core.resize
 _part = Core._part
@@ -66,17 +68,6 @@ def ended_without_guests(self: Inbox) -> bool:
 def see_off_byes_only(self: Inbox, now_s: float) -> None:
     """Wait for the BYE of a link for ever."""
     _see_off(self, float("-inf"))
-
-
-def refuse_none_of_those_who_left(
-    self: Inbox, frame: Hello, link: ReceiverLink | None
-) -> tuple[str, int] | None:
-    """Take an old HELLO for a new one, once its link is forgotten."""
-    first = self._first.pop((frame.edge, frame.sender), None)
-    found = _refusal(self, frame, link)
-    if first is not None:
-        self._first[frame.edge, frame.sender] = first
-    return found
 
 
 def part_for_good(self: Core, ended: bool, now_s: float) -> None:

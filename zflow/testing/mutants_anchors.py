@@ -251,11 +251,6 @@ ANCHOR_ROWS: tuple[Row, ...] = (
         ((Inbox, "see_off", rescales.see_off_byes_only),),
     ),
     (
-        "left_forgotten",
-        "a HELLO older than a link that has ended is refused",
-        ((Inbox, "_refusal", rescales.refuse_none_of_those_who_left),),
-    ),
-    (
         "parted_for_good",
         "a slot that was through, and is needed again, has its own links again",
         ((Core, "_part", rescales.part_for_good),),
