@@ -31,7 +31,8 @@ class Bench:
     def __init__(self, kit, **settings) -> None:
         self.kit = kit
         self.actions: list[Reply] = []
-        self.inbox = Inbox(kit.inbox_settings("sink/0", EDGE, **settings), self.actions.append)
+        made = kit.inbox_settings("sink/0", EDGE, **settings)
+        self.inbox = Inbox(made, self.actions.append, [(EDGE, "read/0")])
 
     def hello(self, token=TOKEN, *, sender="read/0", incarnation=1, dial=1, **others) -> list:
         fields = {"run_id": "run", "edge": EDGE, "generation": 1, "codec": "list", "ended": False}
@@ -414,35 +415,37 @@ def test_with_nothing_to_say_nothing_is_due(bench):
 
 
 def test_the_input_has_ended_when_every_link_says_so_and_nothing_waits(bench):
-    assert not bench.inbox.ended(2)
+    bench.inbox.expect("read", ["read/0", "read/1"])
+    assert not bench.inbox.ended()
     bench.hello()
     bench.hello(201, sender="read/1", ended=True)
-    assert not bench.inbox.ended(2)
+    assert not bench.inbox.ended()
     bench.data(0, 1)
     bench.heartbeat(1, ended=True)
-    assert not bench.inbox.ended(2)
+    assert not bench.inbox.ended()
     bench.leave(1)
-    assert bench.inbox.ended(2)
-    assert not bench.inbox.ended(3)
+    assert bench.inbox.ended()
+    bench.inbox.expect("read", ["read/0", "read/1", "read/2"])
+    assert not bench.inbox.ended()
 
 
 def test_a_sender_that_comes_back_with_more_has_not_ended(bench):
     bench.hello(ended=True)
-    assert bench.inbox.ended(1)
+    assert bench.inbox.ended()
     bench.hello(102, dial=2, ended=False)
-    assert not bench.inbox.ended(1)
+    assert not bench.inbox.ended()
 
 
 def test_bye_ends_a_link(bench):
     bench.hello()
     bench.inbox.on_bye(Bye(999))
-    assert not bench.inbox.ended(1)
+    assert not bench.inbox.ended()
     bench.inbox.on_bye(Bye(TOKEN))
-    assert bench.inbox.ended(1)
+    assert bench.inbox.ended()
     assert bench.link.ended
 
 
 def test_an_end_that_overtakes_lost_units_is_not_believed(bench):
     bench.hello()
     assert bench.heartbeat(4, ended=True) == [Reset(TOKEN, "gap")]
-    assert not bench.inbox.ended(1)
+    assert not bench.inbox.ended()

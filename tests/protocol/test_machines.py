@@ -249,6 +249,18 @@ class Pipeline(RuleBasedStateMachine):
         for socket in [*process.sockets.values(), *process.replies.values()]:
             self.world.network.cut(socket)
 
+    @rule()
+    def rescale(self) -> None:
+        """A stage grows or shrinks; everybody hears of it some time, in any order."""
+        self.world.rescales.strike()
+
+    @rule(which=st.integers(0, 20))
+    def rest(self, which: int) -> None:
+        """A gentle restart."""
+        process = self.process(which)
+        if process.alive and process.stage.ins:
+            process.rest()
+
     @rule(
         lost=st.sampled_from([0.0, 0.2]),
         repeated=st.sampled_from([0.0, 0.2]),

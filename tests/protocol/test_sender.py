@@ -130,8 +130,11 @@ def in_state(bench: Bench, state: LinkState) -> None:
     """Bring the link there the honest way."""
     if state is not DOWN:
         bench.link.dial(NOW_S)
-    if state in (UP, CLOSED):
+    if state in (UP, LEAVING, CLOSED):
         bench.welcome()
+    if state is LEAVING:
+        bench.link.retire()
+        bench.link.part(NOW_S)
     if state is CLOSED:
         bench.link.close()
     assert bench.link.state is state
@@ -149,6 +152,9 @@ EVENTS = {
     "refused hello": lambda b: b.link.refused(b.frames(Hello)[0], NOW_S),
     "timer": lambda b: b.link.tick(NOW_S + 1.5),
     "close": lambda b: b.link.close(),
+    "part": lambda b: b.link.part(NOW_S),
+    "part later": lambda b: (b.link.part(NOW_S), b.actions.clear(), b.link.part(NOW_S + LOST_S)),
+    "stay": lambda b: b.link.stay(NOW_S),
 }
 
 # (state, event) -> state, frames and actions; what is not named here changes nothing.
@@ -168,10 +174,22 @@ ROWS = {
     (UP, "reset"): (DIALING, [Dial, Hello]),
     (UP, "timer"): (UP, [Heartbeat]),
     (UP, "close"): (CLOSED, [Bye, Hangup]),
+    (DOWN, "part"): (CLOSED, [Hangup]),
+    (DIALING, "part later"): (CLOSED, [Hangup]),
+    (UP, "part"): (LEAVING, [Bye, Heartbeat]),
+    (UP, "part later"): (CLOSED, [Hangup]),
+    (LEAVING, "dial"): (DIALING, [Dial, Hello]),
+    (LEAVING, "timer"): (LEAVING, [Bye, Heartbeat]),
+    (LEAVING, "reset"): (CLOSED, [Hangup]),
+    (LEAVING, "part later"): (CLOSED, [Hangup]),
+    (LEAVING, "stay"): (DIALING, [Dial, Hello]),
+    (LEAVING, "close"): (CLOSED, [Hangup]),
     (CLOSED, "dial"): (DIALING, [Dial, Hello]),
-    (CLOSED, "close"): (CLOSED, [Hangup]),
+    (CLOSED, "stay"): (DIALING, [Dial, Hello]),
+    (CLOSED, "close"): (CLOSED, []),
 }
-FRAME_EVENTS = sorted(set(EVENTS) - {"dial", "refused hello", "close"})
+OUR_EVENTS = {"dial", "refused hello", "close", "part", "part later", "stay"}
+FRAME_EVENTS = sorted(set(EVENTS) - OUR_EVENTS)
 
 
 @pytest.mark.parametrize(("state", "event"), ROWS)

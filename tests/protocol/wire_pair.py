@@ -190,7 +190,7 @@ class Wire:
     ) -> Replica:
         """A replica in `slot`, that expects those added before; a source if it has no inputs."""
         settings = CoreSettings(
-            identity=identity(slot),
+            identity=identity(slot, inbox.get("incarnation", 1)),
             inbox=inbox_settings(slot, *inputs, **inbox),
             edges=edges,
             upstream=frozenset(

@@ -86,6 +86,7 @@ class Core:
         self._targets: dict[int, Sequence[str]] = {e.edge: e.targets for e in settings.edges}
         self._connecting = False
         self._leaving = False
+        self._parted = False  # it leaves, and nobody needs it any more
         self._paused = False
         self._tickets = 0
         self._graves: dict[int, Callable[[], None]] = {}
@@ -454,18 +455,18 @@ class Core:
     def _find_targets(self, now_s: float) -> None:
         """Links to whom the newest words name; to nobody once this slot has no more to say."""
         for outbox in self.outboxes.values():
-            slots = () if self.inbox.draining else self._targets[outbox.settings.edge]
+            slots = () if self._parted else self._targets[outbox.settings.edge]
             outbox.resize(slots, now_s, dials=self._connecting)
         self._find_links()
 
     def _part(self, ended: bool, now_s: float) -> None:  # noqa: FBT001 - as `tick` has found it
-        """Once nobody upstream has a link here: let nobody make one, and end those downstream.
+        """Once nobody upstream has a link here, end those downstream.
 
-        A partition that is here has to be served, also one that an old word brings later.
+        An old word may bring a sender or a partition back: then it has to be served after all.
         """
-        draining = ended and not self.inbox.links and not self.partitions and self.settled()
-        if draining != self.inbox.draining:
-            self.inbox.draining = draining
+        parted = ended and not self.inbox.links and not self.partitions and self.settled()
+        if parted != self._parted:
+            self._parted = parted
             self._find_targets(now_s)
 
     def retired(self) -> bool:
@@ -473,7 +474,8 @@ class Core:
 
         From then on the process may go at any time; `finish` has nothing left to do.
         """
-        return self.inbox.draining and not self._links and not self.partitions and self.settled()
+        gone = self._parted and not self._links and not self.inbox.links
+        return gone and not self.partitions and self.settled()
 
     # -- end ---------------------------------------------------------------------------------
 

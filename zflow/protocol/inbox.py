@@ -215,7 +215,7 @@ class Inbox:
     """All receiver links of one replica and the queue of parcels. One thread at a time owns it.
 
     expected: the links that there will be, until a word says otherwise. guests: links that may be
-    dropped. draining: no HELLO is taken any more.
+    dropped.
     """
 
     def __init__(
@@ -227,7 +227,6 @@ class Inbox:
         self.settings = settings
         self.generation = settings.generation  # rises while this process lives
         self.expected = set(expected)
-        self.draining = False
         self.window = Window(max_items=settings.window_items)
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
@@ -295,8 +294,6 @@ class Inbox:
             return "codec", 0
         if frame.generation > self.generation:
             return "generation", 0
-        if self.draining:
-            return "draining", 0
         if link is not None and (frame.incarnation, frame.dial) < (link.incarnation, link.dial):
             return "stale_incarnation", link.incarnation
         first = self._first.get((frame.edge, frame.sender))

@@ -15,7 +15,6 @@ another token change nothing (I9); the only thing that sends again is `recover` 
 | UP      | retired, nothing open             | BYE, heartbeat -> LEAVING                        |
 | LEAVING | timer                             | BYE, heartbeat again                             |
 | LEAVING | RESET: the link is forgotten      | hang up -> CLOSED                                |
-| DIALING | retired, REFUSE                   | hang up -> CLOSED                                |
 | any     | retired, nothing open for 10 s    | hang up -> CLOSED                                |
 
 A BYE may be lost like any frame, so it is said until the receiver knows the token no longer. One
@@ -228,9 +227,6 @@ class SenderLink:
         if frame.token == self.token and self.state is LinkState.DIALING:
             if frame.code == "stale_incarnation" and frame.current > self._identity.incarnation:
                 self._act(Retire(frame.current))
-            if self.retiring:  # what is dialled has nothing open, and there is no link to end
-                self._hang_up()
-                return
             wait_s = min(max(0.0, frame.retry_after_s), HELLO_MAX_S)
             self._due_s = max(self._due_s, now_s + wait_s)
 

@@ -1,6 +1,6 @@
 """What a campaign must have gone through: every fault kind, every row of the links' tables.
 
-Decides only what was never hit. `watched` counts the two decisions that no frame shows.
+Decides only what was never hit. `watched` counts the few decisions that no frame shows.
 """
 
 from collections import Counter
@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from zflow.protocol.inbox import Inbox
 from zflow.protocol.outbox import Outbox
-from zflow.protocol.sender import LOST_S, SenderLink
+from zflow.protocol.sender import LOST_S, LinkState, SenderLink
 
 FAULTS = (
     *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
@@ -18,6 +19,7 @@ FAULTS = (
     *("kill in commit", "kill at finish", "failing disk", "failing dead letters", "power loss"),
     *("move", "moved partition", "moved away and back", "move at finish"),
     *("kill of a source of dead letters", "kill at a timer"),
+    *("rescale", "grown", "shrunk", "rescaled and back", "gentle restart"),
 )
 
 TRANSITIONS = (
@@ -60,6 +62,11 @@ TRANSITIONS = (
     # dead letters that are sent again
     *("dead letter sent again", "dead letter sent again twice", "applied again"),
     *("applied behind its first mark", "source of dead letters started again"),
+    # slots that come and go
+    *("BYE handled", "BYE refused", "RESET when leaving", "slot retired", "came to rest"),
+    *("retired, and wanted again", "wanted again before it has left", "born with an old word"),
+    *("died while leaving, and was not started again", "hung up after silence"),
+    *("guest forgotten after silence", "partition of a slot without a link"),
     # partitions that move
     *("partition released", "given back", "given back as a stray", "ledger replayed_not_owner"),
 )
@@ -73,8 +80,9 @@ def missing(faults: Counter[str], transitions: Counter[str]) -> list[str]:
 
 @contextmanager
 def watched(seen: Counter[str]) -> Iterator[None]:
-    """Count recoveries by reason and halved messages, within the block."""
+    """Count recoveries by reason, halved messages and forgotten links, within the block."""
     recover, halve = SenderLink.recover, Outbox._halve
+    part, see_off = SenderLink.part, Inbox.see_off
 
     def counting_recover(self: SenderLink, reason: str, now_s: float) -> None:
         refused_s = now_s - (self._refused_since_s or now_s)
@@ -86,14 +94,30 @@ def watched(seen: Counter[str]) -> Iterator[None]:
         seen["message halved"] += 1
         halve(self, *arguments)
 
+    def counting_part(self: SenderLink, now_s: float) -> None:
+        part(self, now_s)
+        since_s = self._idle_since_s
+        if self.state is LinkState.CLOSED and since_s is not None and now_s - since_s >= LOST_S:
+            seen["hung up after silence"] += 1
+
+    def counting_see_off(self: Inbox, now_s: float) -> None:
+        silent = [link for link in self.guests if not link.parted]
+        see_off(self, now_s)
+        seen["guest forgotten after silence"] += sum(
+            self.links.get(link.key) is not link for link in silent
+        )
+
     replaced: tuple[tuple[type, str, Callable[..., None]], ...] = (
         (SenderLink, "recover", counting_recover),
         (Outbox, "_halve", counting_halve),
+        (SenderLink, "part", counting_part),
+        (Inbox, "see_off", counting_see_off),
     )
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
     for owner, name, by in replaced:
         setattr(owner, name, by)
     try:
         yield
     finally:
-        setattr(SenderLink, "recover", recover)  # noqa: B010  (mypy forbids the assignment)
-        setattr(Outbox, "_halve", halve)  # noqa: B010
+        for owner, name, old in before:
+            setattr(owner, name, old)

@@ -58,8 +58,6 @@ class Nemesis:
             (1.0, "failing dead letters", self._failing_graves),
             (0.5, "power loss", self._world.lose_power),
             (3.0, "move", self._world.moves.strike),
-            (3.0, "rescale", self._world.rescales.strike),
-            (1.0, "gentle restart", self._restart_gently),
         )
 
     def schedule(self) -> None:
@@ -70,6 +68,7 @@ class Nemesis:
         for _ in range(random.randint(10, 20)):
             _, name, strike = random.choices(self._table, weights)[0]
             world.at(0.02 + random.random() * self.ends_s, self.strike, (name, strike))
+        world.rescales.schedule()
 
     def strike(self, name: str, fault: Callable[[], None]) -> None:
         """One fault now."""
@@ -99,12 +98,13 @@ class Nemesis:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def _alive(self) -> list[Process]:
+    def alive(self) -> list[Process]:
+        """The newest process of every slot, if it lives."""
         seats = self._world.seats.values()
         return [seat.process for seat in seats if seat.process and seat.process.alive]
 
     def _any(self) -> Process | None:
-        alive = self._alive()
+        alive = self.alive()
         return self._random.choice(alive) if alive else None
 
     def _slay(self, processes: list[Process]) -> None:
@@ -118,12 +118,12 @@ class Nemesis:
 
     def _kill_in_slice(self) -> None:
         """A process in the middle of something."""
-        busy = [process for process in self._alive() if process.worker.executing]
+        busy = [process for process in self.alive() if process.worker.executing]
         self._slay([self._random.choice(busy)] if busy else [])
 
     def _kill_in_commit(self) -> None:
         """An anchor whose commit is under way, on either side of the moment that it is durable."""
-        committing = [p for p in self._alive() if p.worker.committing]
+        committing = [p for p in self.alive() if p.worker.committing]
         self._slay([self._random.choice(committing)] if committing else [])
 
     def _kill_pair(self) -> None:
@@ -132,11 +132,11 @@ class Nemesis:
         if first is None:
             return
         near = {edge.source for edge in first.stage.ins} | {e.target for e in first.stage.outs}
-        others = [process for process in self._alive() if process.stage.index in near]
+        others = [process for process in self.alive() if process.stage.index in near]
         self._slay([first, self._random.choice(others)] if others else [first])
 
     def _kill_all(self) -> None:
-        self._slay(self._alive())
+        self._slay(self.alive())
 
     def _hunt(self) -> None:
         """Whoever executes a certain innocent item is killed by somebody else, again and again."""
@@ -216,8 +216,8 @@ class Nemesis:
 
     def _zombie(self) -> None:
         """A successor starts while the old one runs; it dies later, if it is not retired."""
-        anchors = [process for process in self._alive() if process.worker.committing]
-        among = anchors if anchors and self._random.random() < 0.5 else self._alive()
+        anchors = [process for process in self.alive() if process.worker.committing]
+        among = anchors if anchors and self._random.random() < 0.5 else self.alive()
         process = self._random.choice(among) if among else None
         if process is not None and process.stage.replayable:
             self._world.succeed(process)
@@ -241,12 +241,6 @@ class Nemesis:
                     if sender is not None:
                         sender.on_crash(crash, self._world.now_s)
 
-    def _restart_gently(self) -> None:
-        """A process takes nothing more, finishes what it has begun, and is started again."""
-        inner = [process for process in self._alive() if process.stage.ins]
-        if inner:
-            self._random.choice(inner).rest()
-
     def _cut(self) -> None:
         """Connections are reset with frames on the way, both directions."""
         process = self._any()
@@ -262,12 +256,12 @@ class Nemesis:
             self._world.at(self._world.now_s + 0.5, process.worker.slow_down, (1.0,))
 
     def _slow_disk(self) -> None:
-        for process in self._alive():
+        for process in self.alive():
             process.disk_s = 0.3
 
     def _failing_disk(self) -> None:
         """Commits fail, and are tried again."""
-        for process in self._alive():
+        for process in self.alive():
             process.disk_fails = self._random.choice((0.0, 0.3, 0.7))
 
     def _failing_graves(self) -> None:
@@ -281,7 +275,7 @@ class Nemesis:
 
     def _stuck(self) -> None:
         """One slice takes so long that senders must look elsewhere, and none may send again."""
-        busy = [process for process in self._alive() if process.worker.executing]
+        busy = [process for process in self.alive() if process.worker.executing]
         if busy:  # never a source: it executes nothing that anybody sent
             self._random.choice(busy).worker.due_s += STUCK_FOR_S
 

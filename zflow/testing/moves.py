@@ -57,7 +57,7 @@ class Moves:
     def strike(self) -> None:
         """Some partitions of a stage move, and often back: before everybody knows, or later."""
         stages = [self._world.topology.stages[index] for index in self.owners]
-        able = [stage for stage in stages if len(self._world.rescales.slots(stage)) > 1]
+        able = [stage for stage in stages if self._can_move(stage)]
         if not able:
             return
         stage = self._random.choice(able)
@@ -71,21 +71,26 @@ class Moves:
 
     def move(self, stage: Stage) -> None:
         """About half of the partitions of a stage move, if they can."""
-        if stage.index in self.owners:
+        if self._can_move(stage):
             before = self.owners[stage.index].slots
             slots = [s if self._random.random() < 0.5 else self._another(stage, s) for s in before]
             self.assign(stage, slots)
 
     def move_at_finish(self, stage: Stage) -> None:
         """One partition moves, if it can: whoever had it may be through before the other hears."""
-        if stage.index in self.owners:
+        if self._can_move(stage):
             slots = list(self.owners[stage.index].slots)
             number = self._random.randrange(len(slots))
             slots[number] = self._another(stage, slots[number])
             self.assign(stage, slots, late_s=LATE_AT_FINISH_S)
 
+    def _can_move(self, stage: Stage) -> bool:
+        return stage.index in self.owners and len(self._world.rescales.slots(stage)) > 1
+
     def _another(self, stage: Stage, slot: int) -> int:
-        others = [k for k in self._world.rescales.indexes(stage) if k != slot]
+        there = self._world.rescales.indexes(stage)
+        at = there.index(slot) if slot in there else len(there)
+        others = there[at + 1 :] + there[:at]
         return self._random.choice(others) if others else slot
 
     def _back(self, stage: Stage, slots: list[int]) -> None:
@@ -125,10 +130,11 @@ class Moves:
 
     def heal(self) -> None:
         """The last word on every stage reaches everybody."""
-        for index in self.owners:
+        for index, owners in self.owners.items():
             stage = self._world.topology.stages[index]
-            for process in self._concerned(stage):
-                self.spawned(process)
+            if owners.generation or len(stage.slots) > 1:
+                for process in self._concerned(stage):
+                    self.spawned(process)
 
     def known(self, stage: Stage) -> bool:
         """Every process of the stage knows the newest word."""

@@ -1,4 +1,4 @@
-"""The mutants of anchors, keyed edges, moves, dead letters that are sent again and timers.
+"""The mutants of anchors, keyed edges, moves, rescales, re-driven dead letters and timers.
 
 Decides nothing; `mutants` makes them what they are.
 """
@@ -8,13 +8,15 @@ from typing import Any
 from zflow.protocol.anchor import Dedupe, Partition
 from zflow.protocol.core import Core
 from zflow.protocol.identity import Brancher
-from zflow.protocol.inbox import ReceiverLink
+from zflow.protocol.inbox import Inbox, ReceiverLink
 from zflow.protocol.keyed import KeyedOutbox, Owners
 from zflow.protocol.origin import Origin
+from zflow.protocol.roster import Roster
 from zflow.protocol.sender import SenderLink
 from zflow.testing import broken_anchors as anchors
 from zflow.testing import broken_moves as moves
 from zflow.testing import broken_redrive as redrive
+from zflow.testing import broken_rescales as rescales
 from zflow.testing import broken_timers as timers
 from zflow.testing.anchors import AnchorWorker
 from zflow.testing.disk import Contents, Disk
@@ -211,6 +213,65 @@ ANCHOR_ROWS: tuple[Row, ...] = (
         "sent_again_without_birth",
         "every source of dead letters is an origin of its own",
         ((Redrives, "_origin", redrive.origin_of_the_edge),),
+    ),
+    # -- slots that come and go ------------------------------------------------------------------
+    (
+        "retired_open",
+        "a link is let go once nothing is open on it",
+        ((SenderLink, "part", rescales.part_with_open_units),),
+    ),
+    (
+        "retired_taking",
+        "nothing new is sent to a slot that leaves",
+        ((SenderLink, "retire", rescales.retire_and_go_on),),
+    ),
+    (
+        "stay_parted",
+        "a link whose BYE was said is made anew if its slot is there again",
+        ((SenderLink, "stay", rescales.stay_parted),),
+    ),
+    (
+        "dials_from_one",
+        "the dials of a slot are numbered on over a link that was let go",
+        ((Roster, "_add", rescales.add_from_the_first_dial),),
+    ),
+    (
+        "expected_at_birth",
+        "the inputs end with those who are there now",
+        ((Inbox, "expect", rescales.expect_as_at_birth),),
+    ),
+    (
+        "guests_ignored",
+        "the inputs have not ended while somebody is there who is not expected",
+        ((Inbox, "ended", rescales.ended_without_guests),),
+    ),
+    (
+        "no_silent_end",
+        "a link whose BYE was lost with its sender is forgotten",
+        ((Inbox, "see_off", rescales.see_off_byes_only),),
+    ),
+    (
+        "parted_for_good",
+        "a slot that was through, and is needed again, has its own links again",
+        ((Core, "_part", rescales.part_for_good),),
+    ),
+    (
+        "leaving_kept",
+        "a slot that leaves forgets everybody who has said BYE",
+        (
+            (Inbox, "part_all", rescales.part_all_but_the_expected),
+            (Inbox, "_find_guests", rescales.find_guests_unexpected),
+        ),
+    ),
+    (
+        "older_slots",
+        "an older word on who is there changes nothing",
+        ((Core, "resize", rescales.resize_by_any_word),),
+    ),
+    (
+        "unknown_owner",
+        "the partition of a slot that has no link waits",
+        ((KeyedOutbox, "_queue_of", rescales.queue_of_who_is_there),),
     ),
     # -- timers ----------------------------------------------------------------------------------
     (

@@ -163,7 +163,7 @@ class Process:
         self.act(now_s)
         self._check()
         if core.retired():
-            self.world.at(now_s, self.world.rescales.exits, (self,))
+            self.world.rescales.retired(self)
         elif self.resting and core.at_rest():
             self.world.at(now_s, self.world.relieve, (self,))
         due_s = min(core.due_s(), self.worker.due_s, self.worker.alarm_s)
@@ -401,6 +401,11 @@ class Process:
             assert isinstance(self.worker, AnchorWorker), "only an anchor has partitions"
             self.worker.assign(generation, slots)
         self.core.assign(stage.name, generation, slots)
+        for outbox in self.core.outboxes.values():
+            if isinstance(outbox, KeyedOutbox) and outbox.settings.stage == stage.name:
+                there = {Slot.parse(link.key[1]).index for link in outbox.links}
+                if not there.issuperset(outbox.owners.slots):
+                    self.world.count("partition of a slot without a link")
         self.wake(self.world.now_s)
 
     def resize(self, stage: Stage, generation: int, slots: tuple[str, ...]) -> None:

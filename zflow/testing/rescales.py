@@ -3,10 +3,15 @@
 Decides which slots a stage has, when each process hears of it (late, twice, in any order, or of an
 older word at its birth), and what becomes of the processes that leave. What a process must do then
 is decided in `protocol.core`, `protocol.roster` and `protocol.inbox`.
+
+Every third world is rescaled, by random numbers of its own: the others tell the story that they
+told before there was this.
 """
 
+from random import Random
 from typing import TYPE_CHECKING
 
+from zflow.hashing import text_hash64
 from zflow.ids import Slot
 from zflow.testing.moves import evened
 from zflow.testing.topologies import EXACT, SOURCE, Stage
@@ -15,9 +20,13 @@ if TYPE_CHECKING:
     from zflow.testing.process import Process
     from zflow.testing.world import Seat, World
 
+EVERY = 3
+STRIKES = 2, 8  # in a world that is rescaled
+RESTS = 0, 3  # gentle restarts
 MOST_SLOTS = 4
 BACK_WITHIN_S = 0.4  # so that some are wanted again before they have left
 LATE_S = 0.3
+EXIT_S = 0.3
 OLD_WORD = 0.3  # of those who are born after a rescale: they know an older word at first
 NOT_AGAIN = 0.5  # of those who die while they leave: nobody starts a successor
 
@@ -29,7 +38,7 @@ class Rescales:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        self._random = world.random
+        self._random = Random(text_hash64("rescales", str(world.seed)))
         stages = world.topology.stages
         self.words: dict[int, list[Word]] = {stage.index: [(0, stage.slots)] for stage in stages}
         self.ever = {stage.index: set(stage.slots) for stage in stages}
@@ -53,6 +62,23 @@ class Rescales:
         return not any(self.leaves(seat) for seat in self._world.seats_of(stage))
 
     # -- orders ----------------------------------------------------------------------------------
+
+    def schedule(self) -> None:
+        """All rescales and gentle restarts of this world, at random times."""
+        if self._world.seed % EVERY:
+            return
+        nemesis = self._world.nemesis
+        strikes = [("rescale", self.strike)] * self._random.randint(*STRIKES)
+        strikes += [("gentle restart", self._rest)] * self._random.randint(*RESTS)
+        for name, strike in strikes:
+            at_s = 0.02 + self._random.random() * nemesis.ends_s
+            self._world.at(at_s, nemesis.strike, (name, strike))
+
+    def _rest(self) -> None:
+        """A process takes nothing more, finishes what it has begun, and is started again."""
+        inner = [process for process in self._world.nemesis.alive() if process.stage.ins]
+        if inner:
+            self._random.choice(inner).rest()
 
     def strike(self) -> None:
         """A stage grows or shrinks, and often goes back: before everybody knows, or later."""
@@ -157,8 +183,12 @@ class Rescales:
             self._remove(seat)
         return gone
 
-    def exits(self, process: "Process") -> None:
-        """A process that has retired goes."""
+    def retired(self, process: "Process") -> None:
+        """It says so; the order to go takes a while, and somebody may come back meanwhile."""
+        goes_s = self._world.now_s + self._random.random() * EXIT_S
+        self._world.at(goes_s, self._exits, (process,))
+
+    def _exits(self, process: "Process") -> None:
         world = self._world
         if not process.alive or not process.core.retired():
             return
