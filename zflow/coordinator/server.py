@@ -63,16 +63,17 @@ class Coordinator:
             answer = self._on_message(peer, message, now_s)
             if answer is not None:
                 self._server.send(peer, answer)
-        for slot, update in self.duties.turn(now_s):
+        for slot, given_up in self.duties.turn(now_s):
             self.gathering.happened("lost", "its supervisor is not heard", Slot.parse(slot))
-            self._publish(update)
+            self._publish(given_up)
         self._restart_next()
         while (update := self.state.advance()) is not None:
             if update.roster is not None:
                 slots = ", ".join(map(str, sorted(update.roster.slots)))
                 self.gathering.happened("scale", f"replicas {slots}", stage=update.roster.stage)
             self._publish(update)
-        if now_s >= self._beat_due_s:
+        # A coordinator that is new does not know yet whether its run is paused.
+        if now_s >= self._beat_due_s and self.state.phase != "gather":
             self._beat_due_s = now_s + BEAT_S
             self._publish(self.state.beat())
 

@@ -76,6 +76,7 @@ class Lead:
         self._observer = observer
         self._clock = clock
         self._endpoints = endpoints
+        self._has_begun = False
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
@@ -102,6 +103,7 @@ class Lead:
         try:
             self._server = ControlServer(sockets, plan.run.control, *self._endpoints)
             self._coordinator = self._make_coordinator()
+            self._has_begun = True
             self._lead(timeout_s)
             result = self._result()
         finally:

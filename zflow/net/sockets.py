@@ -127,7 +127,10 @@ class Sockets:
         if endpoint.startswith("ipc://"):
             with suppress(FileNotFoundError):
                 Path(endpoint.removeprefix("ipc://")).unlink()
-        socket.bind(endpoint)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise Unavailable(f"{endpoint}: {error}") from error
 
     def close(self, socket: "zmq.Socket[bytes]") -> None:
         """Close one socket."""
