@@ -89,6 +89,7 @@ class RunState:
         self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
         self._concluding = ""
         self._adopted = (0, 0)  # epoch and number of the newest word of an older coordinator
+        self._left: dict[str, int] = {}  # slot that is gone -> its last incarnation
         self._owners: dict[str, Ownership] = {}  # of stages whose partitions have moved
         self._uneven: set[str] = set()  # durable stages that were rescaled
 
@@ -258,7 +259,9 @@ class RunState:
             self._uneven.add(stage.name)
         self.wanted[stage.name] = replicas
         for index in range(replicas):
-            self.slots.setdefault(str(Slot(stage.name, index)), SlotView(ordered=True))
+            name = str(Slot(stage.name, index))
+            if name not in self.slots:
+                self.slots[name] = SlotView(incarnation=self._left.get(name, 0), ordered=True)
         known = self.rosters[stage.name].slots
         for name in self._slots_of(stage.name):
             index = Slot.parse(name).index
@@ -343,7 +346,8 @@ class RunState:
 
     def _forget_left(self) -> None:
         for name in [n for n, v in self.slots.items() if v.leaving and v.ended]:
-            del self.slots[name]
+            # Who has had links to its last process takes no older one for its successor.
+            self._left[name] = self.slots.pop(name).incarnation
             self._addresses.pop(name, None)
 
     def _rescale(self) -> Update | None:
