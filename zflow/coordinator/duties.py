@@ -13,6 +13,7 @@ from zflow.wire.control import Duty, Ended, Standing, Update
 from zflow.wire.data import Crash
 
 LOST_S = 5.0  # of silence; its slots may go to another one then
+RECOVER_S = 3.0  # for the supervisors of a run to find its new coordinator
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Duties:
         self._code = code
         self._digest = digest
         self._digests = {digest}  # of all versions that this run has been
+        self._began_s = float("inf")
 
     # -- standings ---------------------------------------------------------------------------
 
@@ -75,14 +77,19 @@ class Duties:
         if not standing.offers:
             known.heard_s = float("-inf")  # it has said goodbye
             return []
-        if standing.heard is not None:
-            self._state.adopt(standing.heard)
+        adopted = self._state.adopt(standing.heard) if standing.heard is not None else []
         known.refusal = self._elsewhere(standing)
         if known.refusal:
-            return []
+            return adopted
         self._keep(known)
-        self._place(known)
-        return self._learn(known)
+        if self._may_place(now_s):
+            self._place(known)
+        return [*adopted, *self._learn(known)]
+
+    def _may_place(self, now_s: float) -> bool:
+        """Not before those have spoken whom an older coordinator knew: they have slots."""
+        self._began_s = min(self._began_s, now_s)
+        return self._state.epoch == 1 or now_s - self._began_s >= RECOVER_S
 
     def _difference(self, standing: Standing) -> str:
         for name, mine in self._versions.items():
@@ -145,10 +152,12 @@ class Duties:
                 mine += 1
             if offered is None or mine >= offered:
                 me.placed.add(stage)
-            elif stage not in me.placed and self._all_heard_since(stage, me):
+            elif stage not in me.placed and self._may_grow(stage, me):
                 # Nobody whose slots it could take over is silent: it is one more.
                 me.placed.add(stage)
-                me.refusal = self._state.offered(stage, offered - mine) if not mine else ""
+                refusal = self._state.offered(stage, offered - mine)
+                if not mine:  # else it goes on with those that it has
+                    me.refusal = refusal
                 self._place(me)
 
     def _free(self, stage: str) -> list[str]:
@@ -158,6 +167,11 @@ class Duties:
             if slot not in self.holders and not view.leaving and Slot.parse(slot).stage == stage
         ]
         return sorted(slots, key=lambda slot: Slot.parse(slot).index)
+
+    def _may_grow(self, stage: str, me: Supervised) -> bool:
+        """Not while the run connects, nor before it is known that nobody's slots are to take."""
+        connects = self._state.begins() and self._state.phase != "gather"
+        return not connects and self._all_heard_since(stage, me)
 
     def _all_heard_since(self, stage: str, me: Supervised) -> bool:
         return all(
@@ -227,23 +241,33 @@ class Duties:
 
     # -- time --------------------------------------------------------------------------------
 
-    def turn(self, now_s: float) -> list[tuple[str, Update | None]]:
+    def turn(self, now_s: float) -> list[tuple[str, Update]]:
         """Slots whose supervisor is lost are free; which those are, and what everybody hears.
 
         What was ordered beyond every offer goes to whoever has least.
         """
-        lost = []
+        lost: list[tuple[str, Update]] = []
         for name, one in list(self.supervisors.items()):
             if now_s - one.heard_s < LOST_S:
                 continue
             del self.supervisors[name]
             for slot in [slot for slot, holder in self.holders.items() if holder == name]:
                 del self.holders[slot]
-                lost.append((slot, self._give_up(slot, one)))
+                update = self._give_up(slot, one)
+                if update is not None:
+                    lost.append((slot, update))
         self._spread()
-        for slot in [slot for slot in self.holders if slot not in self._state.slots]:
-            del self.holders[slot]
+        self._forget()
         return lost
+
+    def _forget(self) -> None:
+        """Slots that are not there any more; one that leaves and that nobody has is through."""
+        for slot, view in self._state.slots.items():
+            if view.leaving and slot not in self.holders:
+                self._state.ended(slot)
+        for known in (self.holders, self.restart):
+            for slot in [slot for slot in known if slot not in self._state.slots]:
+                del known[slot]
 
     def _give_up(self, slot: str, lost: Supervised) -> Update | None:
         view = self._state.slots.get(slot)

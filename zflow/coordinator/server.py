@@ -73,9 +73,9 @@ class Coordinator:
             answer = self._on_message(peer, message, now_s)
             if answer is not None:
                 self._server.send(peer, answer)
-        for slot, update in self.duties.turn(now_s):
+        for slot, given_up in self.duties.turn(now_s):
             self.gathering.happened("lost", "its supervisor is not heard", Slot.parse(slot))
-            self._publish(update)
+            self._publish(given_up)
         self._restart_next()
         while (update := self.state.advance()) is not None:
             if update.roster is not None:
@@ -85,7 +85,8 @@ class Coordinator:
         self._taps.turn(now_s)
         if now_s >= self._beat_due_s:
             self._beat_due_s = now_s + BEAT_S
-            self._publish(self.state.beat())
+            if self.state.phase != "gather":  # who is new does not know yet if its run is paused
+                self._publish(self.state.beat())
             self.gathering.handshakes(self._server.handshake_failures())
 
     def _on_message(self, peer: Peer, message: Message, now_s: float) -> Message | None:

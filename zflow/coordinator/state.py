@@ -15,6 +15,7 @@ state is soft: replicas and supervisors report it again.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -90,15 +91,18 @@ class RunState:
         self._signature: tuple[int, ...] | None = None
         self._to_conclude = deque(stage.name for stage in config.stages if stage.partitions)
         self._concluding = ""
+        self._adopted = (0, 0)  # epoch and number of the newest word of an older coordinator
+        self._left: dict[str, int] = {}  # slot that is gone -> its last incarnation
         self._owners: dict[str, Ownership] = {}  # of stages whose partitions have moved
         self._uneven: set[str] = set()  # durable stages that were rescaled
 
     # -- what comes in -----------------------------------------------------------------------
 
     def on_register(self, message: Register) -> Snapshot | None:
-        """The configuration for a replica; None if it is not one of this run's newest."""
+        """The configuration for a replica; None if it is not one of this run's newest, or if
+        nobody has said yet who is where: it asks again, or goes by what its supervisor keeps."""
         view = self.slots.get(message.slot)
-        if view is None or message.incarnation < view.incarnation:
+        if view is None or message.incarnation < view.incarnation or self.phase == "gather":
             return None
         if message.incarnation > view.incarnation:
             view.incarnation = message.incarnation
@@ -158,26 +162,36 @@ class RunState:
         place = Slot.parse(slot)
         return place.index in self.rosters[place.stage].slots or self.slots[slot].leaving
 
-    def adopt(self, heard: Snapshot) -> None:
-        """What a supervisor has heard of an older coordinator of this run."""
+    def adopt(self, heard: Snapshot) -> list[Update]:
+        """What a supervisor has heard of an older coordinator of this run; what everybody hears
+        of it, since some may have missed that coordinator's last words."""
         if heard.config.run_id != self.config.run_id or heard.epoch >= self.epoch:
-            return
+            return []
         if PHASES.index(heard.phase) > PHASES.index(self.phase):
             self.phase = heard.phase
         self.probe = max(self.probe, heard.probe)
-        self.paused |= heard.paused
+        if (heard.epoch, heard.number) > self._adopted:
+            self._adopted = heard.epoch, heard.number
+            self.paused = heard.paused
+        while heard.concluding in self._to_conclude:
+            self._concluding = self._to_conclude.popleft()
+        return [*self._adopt_rosters(heard), *self._adopt_owners(heard)]
+
+    def _adopt_rosters(self, heard: Snapshot) -> Iterator[Update]:
         for roster in heard.rosters:
             if roster.generation > self.rosters[roster.stage].generation:
                 self.rosters[roster.stage] = roster
                 self.wanted[roster.stage] = max(roster.slots, default=-1) + 1
                 for name in roster.names():
                     self.slots.setdefault(name, SlotView(ordered=True))
+                yield self._update(roster=roster)
+
+    def _adopt_owners(self, heard: Snapshot) -> Iterator[Update]:
         for owners in heard.owners:
             known = self._owners.get(owners.stage)
             if known is None or owners.generation > known.generation:
                 self._owners[owners.stage] = owners
-        while heard.concluding in self._to_conclude:
-            self._concluding = self._to_conclude.popleft()
+                yield self._update(owners=owners)
 
     # -- orders ------------------------------------------------------------------------------
 
@@ -224,8 +238,14 @@ class RunState:
     def _too_late(self, what: str) -> str:
         if self.phase == "run" and not self._concluding:
             return ""
+        if self.begins():
+            return f"{what} while data flows, and this run is not so far: phase {self.phase}"
         now = f"{self._concluding} concludes" if self._concluding else f"phase {self.phase}"
         return f"{what} while data flows, and this run is further: {now}"
+
+    def begins(self) -> bool:
+        """Its sources have not started yet."""
+        return PHASES.index(self.phase) < PHASES.index("run")
 
     def on_scale(self, scale: Scale) -> Answer:
         """A stage shall have that many replicas; `advance` brings it about."""
@@ -242,7 +262,9 @@ class RunState:
             self._uneven.add(stage.name)
         self.wanted[stage.name] = replicas
         for index in range(replicas):
-            self.slots.setdefault(str(Slot(stage.name, index)), SlotView(ordered=True))
+            name = str(Slot(stage.name, index))
+            if name not in self.slots:
+                self.slots[name] = SlotView(incarnation=self._left.get(name, 0), ordered=True)
         known = self.rosters[stage.name].slots
         for name in self._slots_of(stage.name):
             index = Slot.parse(name).index
@@ -341,7 +363,8 @@ class RunState:
 
     def _forget_left(self) -> None:
         for name in [n for n, v in self.slots.items() if v.leaving and v.ended]:
-            del self.slots[name]
+            # Who has had links to its last process takes no older one for its successor.
+            self._left[name] = self.slots.pop(name).incarnation
             self._addresses.pop(name, None)
 
     def _rescale(self) -> Update | None:

@@ -17,6 +17,8 @@ from zflow.ids import Slot
 from zflow.loader import digest_of
 from zflow.local.lead import TURN_S, Lead
 from zflow.local.relay import Relay
+from zflow.local.result import RunResult
+from zflow.locks import FileLock
 from zflow.net.control import ControlClient
 from zflow.net.curve import SUPERVISOR
 from zflow.net.security import Security
@@ -37,6 +39,26 @@ SILENCE_S = 30.0  # of the coordinator, once everything here has ended
 
 class CoordinatorRun(Lead):
     """Coordinates a plan whose replicas are run by a `StageRun` each."""
+
+    def run(self, timeout_s: float | None = None) -> RunResult:
+        """Blocks until the run is over; raises Unavailable if it cannot start."""
+        try:
+            return super().run(timeout_s)
+        except Unavailable:
+            if not self._has_begun and not self._plan.resumed:
+                # `--resume last` goes on with the run of whoever is at the endpoint.
+                self._plan.state.record.unlink(missing_ok=True)
+            raise
+
+    def _check(self) -> None:
+        """A socket file is taken by whoever binds it last (F16): a lock comes first."""
+        for endpoint in self._endpoints:
+            if endpoint.startswith("ipc://"):
+                path = Path(f"{endpoint.removeprefix('ipc://')}.lock")
+                try:
+                    FileLock(path, f"{endpoint}: another coordinator answers there")
+                except OSError as error:
+                    raise Unavailable(f"{path}: {error.strerror}") from error
 
     def _tell_the_end(self) -> None:
         """Supervisors hear it in answer to their standing; those that are lost do not."""

@@ -97,6 +97,7 @@ class Lead:
         self._web = web
         self._security = security or Security()
         self._accepted_s = 0.0
+        self._has_begun = False
         self._drain_asked = False
         self._stop_asked = False
         self._verdict: tuple[ExitCode, str] | None = None
@@ -138,6 +139,7 @@ class Lead:
             doors = [(outside, endpoint) for endpoint in self._endpoints]
             self._server = ControlServer((inside, plan.run.control), *doors)
             self._coordinator = self._make_coordinator()
+            self._has_begun = True
             self._lead(timeout_s)
             result = self._result()
         finally:

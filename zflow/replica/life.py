@@ -350,27 +350,26 @@ class Replica:
     def _review(self) -> None:
         """Tell the coordinator when what it waits for has changed."""
         ended = self._core.quiet()
+        state = "failed" if self._failure else self._state
+        released = self._durable.moving.released if self._durable is not None else 0
         known = self._report
-        if not ended and known is not None and not known.ended and known.probe == self._heard.probe:
-            same = "failed" if self._failure else self._state
-            if (same, self._doors.alarm, self._tapping.endpoint) == (
-                known.state,
-                known.alarm,
-                known.tap,
-            ):
+        if not ended and known is not None and not known.ended:
+            said = known.probe, known.state, known.owners, known.alarm, known.tap
+            doors = self._doors.alarm, self._tapping.endpoint
+            if said == (self._heard.probe, state, released, *doors):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
             str(self.place.slot),
             self.place.incarnation,
-            "failed" if self._failure else self._state,
+            state,
             ended,
             settled,
             self._activity() if settled else 0,
             self._heard.probe,
             self._failure,
             self._source is None or self._source.ended,
-            self._durable.moving.released if self._durable is not None else 0,
+            released,
             self._doors.alarm,
             self._tapping.endpoint,
         )

@@ -94,9 +94,7 @@ class Supervisor:
         for name, incarnation in slots.items():
             member = self.members.get(name)
             if member is None:
-                slot = Slot.parse(name)
-                member = self.members[name] = Member(slot, self._config.stage(slot.stage))
-                self.gone.pop(name, None)
+                member = self.members[name] = self._member(Slot.parse(name))
             member.dropped = False
             member.waiting = name in waiting
             if member.process is None:
@@ -106,6 +104,14 @@ class Supervisor:
                 self._drop(name, member)
             elif restart.get(name) == member.incarnation:
                 self.roll_out(member)
+
+    def _member(self, slot: Slot) -> Member:
+        """A slot that was here before goes on with its numbers."""
+        member = Member(slot, self._config.stage(slot.stage))
+        before = self.gone.pop(str(slot), None)
+        if before is not None:
+            member.incarnation, member.restarts = before.incarnation, before.restarts
+        return member
 
     def _drop(self, name: str, member: Member) -> None:
         """The slot is not ours any more: whoever has it now must find it free."""
