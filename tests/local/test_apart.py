@@ -13,6 +13,8 @@ from tests.local.flowing import FLOWING, STAGES
 from tests.local.test_durable import kill
 from zflow.errors import ExitCode
 from zflow.net.control import ask
+from zflow.net.keys import new_folder
+from zflow.net.security import Security
 from zflow.wire.control import Look
 from zflow.wire.picture import Picture
 
@@ -32,6 +34,12 @@ class Apart:
         self.home = self.shop("home")
         self.shop("numbers")
         self.home.write(FLOWING)
+        self.security = Security()
+        self.how = []
+        if url.startswith("tcp://"):
+            new_folder(self._root / "keys")
+            self.security = Security(self._root / "keys")
+            self.how = ["--keys", self._root / "keys"]
 
     def shop(self, name):
         """A folder with a run directory of its own, as a machine of its own has it."""
@@ -44,17 +52,17 @@ class Apart:
         return self._shops[name]
 
     def coordinator(self, *more):
-        return self.home.start("coordinator", "flow.py", "--bind", self.url, *more)
+        return self.home.start("coordinator", "flow.py", "--bind", self.url, *self.how, *more)
 
     def stage(self, name, *more):
-        return self.shop(name).start("stage", name, "--coordinator", self.url, *more)
+        return self.shop(name).start("stage", name, "--coordinator", self.url, *self.how, *more)
 
     def all_stages(self):
         return {name: self.stage(name) for name in STAGES}
 
     def picture(self):
         """What the coordinator says to whoever looks."""
-        picture = ask(self.url, Look(), within_s=WITHIN_S)
+        picture = ask(self.url, Look(), within_s=WITHIN_S, security=self.security)
         assert isinstance(picture, Picture)
         return picture
 

@@ -58,7 +58,8 @@ class KeyedOutbox(Outbox):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)
-        self.owners = Owners(self.settings.partitions, len(self.settings.targets))
+        declared = self.settings.declared or len(self.settings.targets)
+        self.owners = Owners(self.settings.partitions, declared)
         self._lanes: dict[int, deque[Segment]] = {}  # by index of the slot, also without a link
         self._routes: list[tuple[SenderLink, deque[Segment]]] = []
         self._links_changed()

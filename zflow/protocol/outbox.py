@@ -42,6 +42,7 @@ class EdgeSettings:
     max_crashes: int = 3
     on_error: str = "dead_letter"
     partitions: int = 0  # of a keyed edge; 0 on a free one, whose units any slot may take
+    declared: int = 0  # over how many slots they were shared out when the run began; 0: the targets
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,7 @@ def _edges_out(place: Place) -> Iterator[EdgeSettings]:
                 max_crashes=target.max_crashes,
                 on_error=target.on_error,
                 partitions=edge.partitions,
+                declared=target.replicas,
             )
 
 

@@ -53,6 +53,7 @@ _LOG = logging.getLogger("zflow.replica")
 HOT_KEYS = 10  # per edge, told at the end
 IDLE_S = 1.0  # an idle data thread looks up at least this often
 POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
+LAST_WORDS_S = 0.05  # at rest, before it goes: what it has settled is acknowledged meanwhile
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
 
 
@@ -73,6 +74,7 @@ class Replica:
         self._sockets = sockets
         self.made_room = False
         self._room_asked = False
+        self._rested_s = float("inf")  # since when nothing is open here, once room is asked for
         self._leaving = False
         self._heard = Heard(snapshot, stage.name)
         self._state = "registered"
@@ -247,7 +249,9 @@ class Replica:
     def _is_through(self) -> bool:
         """This process may end before its run does."""
         if self._room_asked:
-            self.made_room = self._is_at_rest()
+            now_s = self._clock.now_s()
+            self._rested_s = min(self._rested_s, now_s) if self._is_at_rest() else float("inf")
+            self.made_room = now_s - self._rested_s >= LAST_WORDS_S
             return self.made_room
         return self._leaving and self._core.retired() and self._is_kept()
 
@@ -266,6 +270,8 @@ class Replica:
         due_s = self._core.due_s()
         if self._worker is not None:
             due_s = min(due_s, self._worker.due_s())
+        if self._room_asked:
+            due_s = min(due_s, self._clock.now_s() + LAST_WORDS_S)
         return self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
 
     def _turn(self) -> None:
