@@ -99,3 +99,11 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path):
 )
 def test_a_value_is_what_would_be_typed(value, text):
     assert as_text(value) == text
+
+
+def test_a_project_file_that_is_not_for_zflow_may_be_as_broken_as_it_likes(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project\n")
+    assert find_settings(tmp_path) is None
+    (tmp_path / "pyproject.toml").write_text("[tool.zflow\n")
+    with pytest.raises(ConfigError, match="is no TOML"):
+        find_settings(tmp_path)

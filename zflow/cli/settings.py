@@ -86,18 +86,23 @@ def find_settings(folder: Path) -> SettingsFile | None:
 
 
 def _read(path: Path) -> SettingsFile | None:
+    own = path.name == OWN_FILE
     try:
         text = path.read_text(encoding="utf-8")
+        if not own and "zflow" not in text:  # whatever may be wrong with it: it is not for us
+            return None
         tables = tomllib.loads(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
+        if not own:
+            return None
         raise ConfigError([_of_file(path, f"cannot be read: {error}", "")]) from error
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         line = int(found[1]) if found else 1
         raise ConfigError([_of_file(path, f"is no TOML: {error}", "correct it", line)]) from error
-    above: Key = () if path.name == OWN_FILE else ("tool", "zflow")
+    above: Key = () if own else ("tool", "zflow")
     for name in above:
         if not isinstance(tables, dict) or name not in tables:
             return None

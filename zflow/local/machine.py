@@ -249,7 +249,7 @@ def _about_versions(machine: Machine) -> Iterator[Finding]:
             machine.sqlite,
             OLDEST_SQLITE,
             "it does not know the statements that state and dead letters are kept with",
-            "pip install --upgrade zflow-pipelines  # with a Python whose sqlite3 is newer",
+            "python3 -c 'import sqlite3; print(sqlite3.sqlite_version)'  # of a newer Python",
         ),
     ):
         if _numbers(found) < oldest:

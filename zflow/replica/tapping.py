@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from zflow.clock import Clock
 from zflow.errors import Unavailable
+from zflow.log import Repeating
 from zflow.net.links import DataLinks
 from zflow.net.tap import Mirror
 from zflow.protocol.actions import Send
@@ -40,6 +41,7 @@ class Tapping:
         self._links = links
         self._lock = lock
         self._clock = clock
+        self._warnings = Repeating(_LOG, clock)
         self._until_s: dict[int, float] = {}
         self._mirror: Mirror | None = None
 
@@ -76,7 +78,7 @@ class Tapping:
             with self._lock:
                 mirror = Mirror(self._where, slot, incarnation)
         except Unavailable as error:
-            _LOG.warning("nobody can look at what is sent here: %s", error)
+            self._warnings.warning("nobody can look at what is sent here: %s", error)
             self._until_s = {}
             return
 
