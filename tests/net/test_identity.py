@@ -7,6 +7,8 @@ import pytest
 from zflow.net.identity import TOKENS_PER_PEER, Identities
 from zflow.net.permissions import MAY, may, role_of
 from zflow.wire import control, data
+from zflow.wire.data import Crash
+from zflow.wire.picture import Census, Picture
 from zflow.wire.run import OSEQ, Run
 
 LINK = (9, "sink/0")
@@ -103,32 +105,84 @@ CONFIG = control.RunConfig(
     run_id="run",
     generation=1,
     topology="flow",
-    run_directory="/run",
-    state_directory="/state",
-    target=control.TargetConfig(target="m", attribute=None, path=None, source_file=None),
+    target=control.TargetConfig(target="m", attribute=None, path=None),
     stages=[],
     edges=[],
     parameters=[],
 )
+CRASH = Crash("parse/0", 1, [], False, 3, "exit code 1")
+PICTURE = Picture(
+    topology="flow",
+    run_id="run",
+    generation=1,
+    digest="d",
+    phase="run",
+    paused=False,
+    at_s=0.0,
+    elapsed_s=0.0,
+    stages=[],
+    edges=[],
+    events=[],
+)
+
+
+def standing(stage="parse", slot="parse/0"):
+    return control.Standing(
+        supervisor="one",
+        host="here",
+        versions={},
+        offers={stage: 1},
+        addresses={slot: "tcp://10.0.0.5:20000"},
+        incarnations={slot: 1},
+        finished=[],
+        census=Census(slots=[]),
+    )
+
+
 MESSAGES = {
     control.Register: control.Register("parse/0", 1, 100),
     control.Report: control.Report("parse/0", 1, "running", False, False, 1, 1),
+    control.Standing: standing(),
+    control.Died: control.Died("parse/0", CRASH),
     control.Move: control.Move("count", {1: 0}),
+    control.Scale: control.Scale("parse", 3),
+    control.Pause: control.Pause(paused=True),
+    control.Restart: control.Restart(["parse/0"], rolling=False),
+    control.Down: control.Down(now=True),
+    control.Apply: control.Apply(CONFIG, b"", "d", []),
+    control.Tap: control.Tap("read->parse", 5.0),
+    control.Look: control.Look(),
     control.Snapshot: control.Snapshot(1, "run", 1, CONFIG, []),
     control.Update: control.Update(1, "drain", 1),
+    control.Duty: control.Duty(epoch=1),
     control.Moved: control.Moved(None),
+    control.Tapped: control.Tapped(),
+    control.Answer: control.Answer(),
+    Picture: PICTURE,
+}
+ORDERS = {
+    *(control.Move, control.Scale, control.Pause, control.Restart, control.Down),
+    *(control.Apply, control.Tap),
 }
 MATRIX = {  # identity -> the messages that it may send
     None: set(MESSAGES),
     "parse/0": {control.Register, control.Report},
     "parse/1": set(),
-    "operator": {control.Move},
-    "reader": set(),
+    "stage:parse": {control.Standing, control.Died},
+    "stage:count": set(),
+    "operator": {*ORDERS, control.Look},
+    "reader": {control.Look},
     "coordinator": set(),
     "": set(),
     "parse": set(),
     "operator/0": set(),
 }
+
+
+def test_a_supervisor_speaks_of_its_own_stage_alone():
+    assert may("stage:parse", standing())
+    assert not may("stage:parse", standing(stage="count"))
+    assert not may("stage:parse", standing(slot="count/0"))
 
 
 @pytest.mark.parametrize("identity", MATRIX)
@@ -142,9 +196,5 @@ def test_every_message_there_is_has_a_row():
 
 
 def test_a_slot_cannot_be_called_like_a_person():
-    assert [role_of(name) for name in ("operator", "reader", "operator/0", "coordinator")] == [
-        "operator",
-        "reader",
-        "slot",
-        "",
-    ]
+    names = ("operator", "reader", "operator/0", "coordinator", "stage:parse")
+    assert [role_of(name) for name in names] == ["operator", "reader", "slot", "", "stage"]

@@ -85,7 +85,7 @@ def new_plan(
             "continue it with --resume, or name another folder",
         )
     directory.make()
-    directory.code.write_bytes(loaded.source)
+    write_private(directory.code, loaded.source)
     write_record(directory, record)
     stored = StoredRun(record=record, state=directory)
     return _plan(declared, stored, replicas, environment, resumed=False)
