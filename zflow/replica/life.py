@@ -14,6 +14,7 @@ from typing import Any
 
 from zflow.clock import Clock
 from zflow.errors import InternalError, Unavailable
+from zflow.log import Repeating
 from zflow.net.control import ControlClient
 from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
@@ -66,7 +67,7 @@ class Replica:
         self._room_asked = False
         self._leaving = False
         self._epoch = snapshot.epoch
-        self._stale_words = 0  # of a coordinator that is not the newest
+        self._complain = Repeating(_LOG, clock)
         self._update = snapshot.number
         self._paused = snapshot.paused
         self._phase = PHASE[snapshot.phase]
@@ -366,7 +367,7 @@ class Replica:
         if not isinstance(message, control.Update | control.Snapshot):
             return
         if message.epoch < self._epoch:
-            self._stale_words += 1
+            self._complain.warning("ignored a word of an older coordinator")
             return
         if isinstance(message, control.Update):
             self._on_update(message)
