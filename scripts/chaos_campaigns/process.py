@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,14 +175,20 @@ class Run:
 
     def replicas(self) -> list[Replica]:
         """Those that live now."""
+        return self.replicas_of([self.process.pid])
+
+    @staticmethod
+    def replicas_of(supervisors: Collection[int]) -> list[Replica]:
+        """The living ones whose parent is one of these."""
         found = []
         for process in _processes():
             with suppress(OSError, ValueError):
                 words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-                if "zflow.replica" not in words or str(self.process.pid) not in words:
+                if "zflow.replica" not in words:
                     continue
                 after = dict(zip(words, words[1:], strict=False))
-                if _state_and_parent(process) == ("alive", self.process.pid):
+                state, parent = _state_and_parent(process)
+                if state == "alive" and parent in supervisors:
                     found.append(
                         Replica(
                             pid=int(process.name),

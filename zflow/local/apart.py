@@ -292,6 +292,9 @@ class StageRun:
             self._keep_code(duty, Path(target.path))
             self._digest = duty.digest
         if not self._attending.obey(duty):
+            stale = self._attending.stale_duties
+            if stale & (stale - 1) == 0:  # 1, 2, 4, 8, ...
+                self._observer.say(f"ignored {stale} duties of an older coordinator")
             return
         self._keep(duty.snapshot)
         for member in self._supervisor.members.values():

@@ -14,6 +14,7 @@ from typing import Any
 
 from zflow.clock import Clock
 from zflow.errors import InternalError, Unavailable
+from zflow.log import Repeating
 from zflow.net.control import ControlClient
 from zflow.net.links import DataLinks, Ready
 from zflow.net.poll import Waiter
@@ -77,6 +78,7 @@ class Replica:
         self._rested_s = float("inf")  # since when nothing is open here, once room is asked for
         self._leaving = False
         self._heard = Heard(snapshot, stage.name)
+        self._complain = Repeating(_LOG, clock)
         self._state = "registered"
         self._failure = ""
         self._version = ""  # of the user's code, once it is loaded
@@ -410,6 +412,7 @@ class Replica:
             return
         missed = isinstance(message, control.Update) and self._heard.missed_before(message)
         if not self._heard.take(message):
+            self._complain.warning("ignored a word of an older coordinator")
             return
         if missed and self._controller is not None:
             self._controller.register_again()
