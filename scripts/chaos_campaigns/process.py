@@ -12,7 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from zflow.loader import load
@@ -50,6 +50,7 @@ class Replica:
     slot: str
     incarnation: int
     run: Path  # the run directory
+    options: tuple[str, ...] = field(default=(), compare=False)  # of its command line
 
     @property
     def stage(self) -> str:
@@ -195,6 +196,7 @@ class Run:
                             slot=after["--slot"],
                             incarnation=int(after["--incarnation"]),
                             run=Path(after["--run"]),
+                            options=tuple(words[words.index("zflow.replica") + 1 : -1]),
                         )
                     )
         return sorted(found, key=lambda replica: replica.slot)

@@ -39,10 +39,11 @@ def faster(dead_time_s: float) -> str:
 
 def start_successor(site: Site, replica: Replica) -> "subprocess.Popen[str]":
     """What the supervisor never does while the predecessor lives."""
-    command = [sys.executable, "-m", "zflow.replica", "--run", str(replica.run)]
-    command += ["--slot", replica.slot, "--incarnation", str(replica.incarnation + 1)]
+    # The last word of an option counts.
+    command = [sys.executable, "-m", "zflow.replica", *replica.options]
+    command += ["--incarnation", str(replica.incarnation + 1), "--parent", str(os.getpid())]
     return subprocess.Popen(
-        [*command, "--parent", str(os.getpid())],
+        command,
         cwd=site.folder,
         env=site.environment(),
         stdin=subprocess.DEVNULL,

@@ -156,7 +156,7 @@ def test_a_process_that_does_not_get_its_slot_says_nothing_to_the_coordinator(tm
     lock = SlotLock(run.lock(slot))
     sockets = Sockets()
     try:
-        server = ControlServer(sockets, run.control)
+        server = ControlServer((sockets, run.control))
         command = [sys.executable, "-m", "zflow.replica", "--run", str(run.root)]
         command += ["--state", str(tmp_path), "--control", run.control]
         command += ["--in", "ipc://in", "--ack", "ipc://ack"]

@@ -1,6 +1,7 @@
 """Real CURVE sockets: who is on the list gets in, nobody else delivers anything, both ends know."""
 
 import logging
+import random
 import socket as plain
 import threading
 from contextlib import ExitStack, closing
@@ -346,12 +347,36 @@ def test_a_handshake_that_fails_again_and_again_leaks_nothing(party, until):
 def served(party):
     """A coordinator that knows two slots, the operator and the reader."""
     sockets = party("coordinator", clients=["parse/0", "parse/1", "operator", "reader"])
-    return ControlServer(sockets, LOOPBACK, LOOPBACK)
+    return at_free_ports(sockets)
+
+
+def at_free_ports(sockets):
+    """A coordinator's end with its `url`; the port behind that is free too."""
+    while True:
+        url = f"tcp://127.0.0.1:{random.randrange(10_000, 20_000, 2)}"
+        try:
+            made = ControlServer((sockets, url))
+        except Unavailable:
+            continue
+        made.url = url
+        return made
+
+
+class Known:
+    """Stands for `Security`: somebody with these keys."""
+
+    person = "operator"
+
+    def __init__(self, curve):
+        self._curve = curve
+
+    def sockets(self, _name):
+        return Sockets(curve=self._curve)
 
 
 def test_every_control_message_says_whose_key_has_sent_it(served, party, until):
     for name in ("parse/0", "parse/1"):
-        client = ControlClient(party(name), *served.endpoints())
+        client = ControlClient(party(name), served.url)
         client.send(REPORT)  # parse/1 says that it is parse/0
         ((peer, message),) = until(served.receive)
         assert (peer.identity, message) == (name, REPORT)
@@ -368,11 +393,9 @@ def test_every_control_message_says_whose_key_has_sent_it(served, party, until):
 
 
 def test_a_replica_hears_only_the_real_coordinator(served, party, until):
-    fake = ControlServer(
-        party("", curve=Curve("coordinator", new_pair(), {}, lambda name: ())), LOOPBACK, LOOPBACK
-    )
+    fake = at_free_ports(party("", curve=Curve("coordinator", new_pair(), {}, lambda name: ())))
     sockets = party("parse/0")
-    client = ControlClient(sockets, *fake.endpoints())
+    client = ControlClient(sockets, fake.url)
     client.send(REPORT)
     until(lambda: sockets.handshake_failures().get("coordinator"))
     fake.publish(control.Update(1, "drain", 1))
@@ -384,7 +407,7 @@ def test_asking_with_a_key_that_is_refused_is_said_and_not_waited_out(served, fo
     stranger = Curve("operator", new_pair(), {}, folder.keys_of)
     question = control.Move("count", {1: 0})
     with pytest.raises(Unavailable, match="does not accept this process's key"):
-        ask(served.endpoints()[0], question, within_s=20, curve=stranger)
+        ask(served.url, question, within_s=20, security=Known(stranger))
 
 
 def test_the_operator_is_answered(served, folder, until):
@@ -392,8 +415,8 @@ def test_the_operator_is_answered(served, folder, until):
     question, answer = control.Move("count", {1: 0}), control.Moved(None, "there is no such stage")
 
     def operate():
-        curve = folder.curve("operator")
-        answers.append(ask(served.endpoints()[0], question, within_s=20, curve=curve))
+        security = Known(folder.curve("operator"))
+        answers.append(ask(served.url, question, within_s=20, security=security))
 
     operating = threading.Thread(target=operate)
     operating.start()
@@ -407,9 +430,9 @@ def test_the_operator_is_answered(served, folder, until):
 def test_without_curve_nobody_has_an_identity(tmp_path, until):
     sockets = Sockets()
     try:
-        endpoints = (f"ipc://{tmp_path}/control", f"ipc://{tmp_path}/updates")
-        server = ControlServer(sockets, *endpoints)
-        ControlClient(sockets, *endpoints).send(REPORT)
+        endpoint = f"ipc://{tmp_path}/control"
+        server = ControlServer((sockets, endpoint))
+        ControlClient(sockets, endpoint).send(REPORT)
         ((peer, message),) = until(server.receive)
         assert (peer, message) == (Peer(peer.route, None), REPORT)
         assert sockets.handshake_failures() == {}

@@ -63,7 +63,7 @@ class Victim:
                 identity=Identity(**identity, ack_endpoint="ipc:///a", codec="msgpack"),
                 inbox=InboxSettings(**identity, codec="msgpack", edges=frozenset({IN_EDGE})),
                 edges=(EdgeSettings(edge=OUT_EDGE, label="out", stage="read", targets=(PEER,)),),
-                upstream=1,
+                upstream=frozenset({(IN_EDGE, PEER)}),
             ),
             codec=self.codec,
             new_token=new_token,

@@ -66,7 +66,7 @@ class Process:
                 identity=Identity(**mine, ack_endpoint=ack),
                 inbox=InboxSettings(**mine, edges=frozenset({EDGE})),
                 edges=(out,) if source else (),
-                upstream=0 if source else 1,
+                upstream=frozenset() if source else frozenset({(EDGE, self.peer)}),
             ),
             codec=codec,
             new_token=new_token,

@@ -35,7 +35,8 @@ def endpoint(tmp_path):
 def mirror(sockets, endpoint):
     made = Mirror(endpoint, "read/0", 1)
     made.choose([EDGE], 0.0)
-    return made
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -118,10 +119,11 @@ def test_counts_are_told_when_nothing_may_be_mirrored(mirror, onlooker):
     assert (header.items, payload) == (0, None)
 
 
-def test_a_successor_at_the_same_place_is_found(sockets, mirror, onlooker, endpoint):
+def test_a_successor_at_the_same_place_is_found(request, mirror, onlooker, endpoint):
     first(onlooker, mirror)
     mirror.close()
     successor = Mirror(endpoint, "read/0", 2)
+    request.addfinalizer(successor.close)
     successor.choose([EDGE], 0.0)
     deadline = time.monotonic() + WITHIN_S
     header = None
@@ -131,7 +133,7 @@ def test_a_successor_at_the_same_place_is_found(sockets, mirror, onlooker, endpo
         assert time.monotonic() < deadline, "the successor was not found"
 
 
-def test_a_place_where_no_socket_can_be_is_unavailable(sockets, tmp_path):
+def test_a_place_where_no_socket_can_be_is_unavailable(tmp_path):
     with pytest.raises(Unavailable, match="missing"):
         Mirror(f"ipc://{tmp_path}/missing/0-0.tap", "read/0", 1)
 

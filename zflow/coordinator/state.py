@@ -58,7 +58,8 @@ class SlotView:
     """One slot as the coordinator sees it.
 
     ordered: it was added to the declared ones. leaving: it lets go of what it has, then ends.
-    ended: its process has ended in an orderly way.
+    ended: its process has ended in an orderly way. former: the last incarnation of its former life,
+    where it had left and is wanted again.
     """
 
     incarnation: int = 0
@@ -67,6 +68,7 @@ class SlotView:
     ordered: bool = False
     leaving: bool = False
     ended: bool = False
+    former: int = 0
 
 
 class RunState:
@@ -264,7 +266,8 @@ class RunState:
         for index in range(replicas):
             name = str(Slot(stage.name, index))
             if name not in self.slots:
-                self.slots[name] = SlotView(incarnation=self._left.get(name, 0), ordered=True)
+                former = self._left.get(name, 0)
+                self.slots[name] = SlotView(incarnation=former, ordered=True, former=former)
         known = self.rosters[stage.name].slots
         for name in self._slots_of(stage.name):
             index = Slot.parse(name).index
