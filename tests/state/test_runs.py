@@ -199,3 +199,11 @@ def test_a_record_that_cannot_be_written_leaves_the_old_one(make, tmp_path):
     run = make("one")
     # Stands for a full disk: the draft cannot be written.
     (tmp_path / "one" / f"run.{os.getpid()}.tmp").mkdir()
+    with pytest.raises(Unavailable, match=r"one/run\.json: Is a directory"):
+        run.finish("finished", 0)
+    assert read_run(tmp_path / "one") == run
+
+
+def test_a_folder_that_cannot_hold_a_lock_is_refused(tmp_path):
+    with pytest.raises(Unavailable, match="absent/lock: No such file"):
+        RunLock(StateDirectory(tmp_path / "absent"))
