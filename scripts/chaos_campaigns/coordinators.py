@@ -256,9 +256,8 @@ def play_mixed(job: Job) -> Verdict:
     refuse_versions(run, verdict)
     run.start_stages()
     kinds = [KINDS[k % len(KINDS)] for k in range(job.number("turns"))]
-    gates = exact.rounds(n, 2 * len(kinds))
-    for kind in kinds:
-        mix(run, verdict, kind, (next(gates), next(gates)), job.size["refused_s"])
+    for turn, (kind, gate) in enumerate(zip(kinds, exact.rounds(n, len(kinds)), strict=True)):
+        mix(run, verdict, (kind, f"spread/{turn % 2}"), gate, job.size["refused_s"])
         verdict.faults["replicas"] += 2
     finish_apart(run, verdict, n)
     result = run.result() or {"stages": {}}
@@ -288,51 +287,41 @@ def refuse_versions(run: ApartRun, verdict: Verdict) -> None:
 
 
 def mix(
-    run: ApartRun, verdict: Verdict, kind: str, gates: tuple[int, int], refused_s: float
+    run: ApartRun, verdict: Verdict, what: tuple[str, str], gate: int, refused_s: float
 ) -> None:
-    """One replica is of another kind for a while; the other one has all the work then."""
+    """One replica is of another kind for a while; the other one has all the work then, also the
+    one that was of another kind in the turn before."""
+    kind, slot = what
     flag, note = run.site.folder / "mixed", run.site.folder / f"refused-{kind}"
     note.unlink(missing_ok=True)
     flag.write_text(kind)
-    replace_one(run)
+    replace_one(run, slot)
     if kind != "protocol":  # its frames cannot be read, so that nobody can answer them
         try:
             wait_until(note.exists, refused_s, "")
         except Stuck:
             verdict.broken.append(f"another {kind} was not refused")
-    run.site.open_gate(gates[0])
-    exact.wait_settled(run, gates[0])
+    run.site.open_gate(gate)
+    exact.wait_settled(run, gate)
     flag.unlink()
-    upgraded = replace_one(run)
-    gate = iter(range(*gates))
-
-    def works() -> bool:
-        """One item more each time: the others would have taken all at once meanwhile."""
-        run.site.open_gate(next(gate, gates[1]))
-        return run.counters(upgraded).get("processed", 0) > 0
-
-    wait_until(works, LOOKS_WITHIN_S, "work at spread/0")
-    run.site.open_gate(gates[1])
-    exact.wait_settled(run, gates[1])
+    replace_one(run, slot)
+    wait_until(run.all_run, LOOKS_WITHIN_S, "a run that runs")
 
 
-def replace_one(run: ApartRun) -> Replica:
-    """Kill spread/0 and wait for its successor, which is given."""
+def replace_one(run: ApartRun, slot: str) -> None:
+    """Kill a replica, and wait for its successor."""
 
     def living() -> list[Replica]:
-        return [replica for replica in run.replicas() if replica.slot == "spread/0"]
+        return [replica for replica in run.replicas() if replica.slot == slot]
 
-    wait_until(living, LOOKS_WITHIN_S, "spread/0")
+    wait_until(living, LOOKS_WITHIN_S, slot)
     (victim,) = living()
     victim.signal(9)
-    newer: list[Replica] = []
-
-    def successor() -> bool:
-        newer[:] = [one for one in living() if one.incarnation > victim.incarnation]
-        return bool(newer)
-
-    wait_until(successor, LOOKS_WITHIN_S, "the successor of spread/0")
-    return newer[0]
+    wait_until(
+        lambda: any(one.incarnation > victim.incarnation for one in living()),
+        LOOKS_WITHIN_S,
+        f"the successor of {slot}",
+    )
 
 
 # --- twins ----------------------------------------------------------------------------------------

@@ -38,14 +38,19 @@ class Operator:
         if not isinstance(answer, Answer | Moved) or answer.refusal:
             raise Stuck(f"{order} was not taken: {answer}")
 
+    def states(self) -> dict[str, str]:
+        """Of each slot of the stage; none if the run does not answer."""
+        picture = self._ask(Look())
+        slots = picture.stage(STAGE).slots if isinstance(picture, Picture) else []
+        return {
+            slot.slot: f"{slot.replica.incarnation} {slot.replica.state}" if slot.replica else "-"
+            for slot in slots
+        }
+
     def replicas(self) -> int:
         """Of the stage, if all of them run and none is leaving; 0 meanwhile."""
-        picture = self._ask(Look())
-        if not isinstance(picture, Picture):
-            return 0
-        slots = picture.stage(STAGE).slots
-        running = [s for s in slots if s.replica is not None and s.replica.state == "running"]
-        return len(slots) if len(running) == len(slots) else 0
+        states = self.states().values()
+        return len(states) if all(state.endswith("running") for state in states) else 0
 
     def _ask(self, question: Message) -> Message | None:
         if self._run.process.poll() is not None:
@@ -102,9 +107,12 @@ def scale(operator: Operator, replicas: int) -> None:
 
 def wait_scaled(operator: Operator, replicas: int, job: Job) -> None:
     """Until it has them, and no other."""
-    wait_until(
-        lambda: operator.replicas() == replicas, job.size["scaled_s"], f"{replicas} replicas"
-    )
+    try:
+        wait_until(
+            lambda: operator.replicas() == replicas, job.size["scaled_s"], f"{replicas} replicas"
+        )
+    except Stuck as stuck:
+        raise Stuck(f"{stuck}: {operator.states()}") from stuck
 
 
 def move(job: Job, operator: Operator) -> int:

@@ -182,10 +182,13 @@ class Duties:
         return not connects and self._all_heard_since(stage, me)
 
     def _all_heard_since(self, stage: str, me: Supervised) -> bool:
+        """Everybody who offers the stage, or has slots of it and may have said goodbye."""
         return all(
             one.heard_s > me.since_s
-            for one in self.supervisors.values()
-            if one is not me and stage in one.standing.offers and not one.refusal
+            for name, one in self.supervisors.items()
+            if one is not me
+            and not one.refusal
+            and (stage in one.standing.offers or self._load(name, stage))
         )
 
     def _learn(self, me: Supervised) -> list[Update]:
