@@ -128,18 +128,10 @@ class Duties:
         config = self._state.config.stage(stage)
         return config.kind == "source" or bool(config.partitions)
 
-    def _is_former(self, me: Supervised, slot: str) -> bool:
-        """What the supervisor has of the slot is its former life, which has ended: it had left and
-        is wanted again."""
-        view, standing = self._state.slots.get(slot), me.standing
-        if view is None or slot not in standing.finished:
-            return False
-        return 0 < standing.incarnations.get(slot, 0) <= view.former
-
     def _keep(self, me: Supervised) -> None:
         """What it has already is its own, unless another one that is heard has it."""
         for slot in me.standing.addresses:
-            if slot in self._state.slots and not self._is_former(me, slot):
+            if slot in self._state.slots:
                 self.holders.setdefault(slot, me.standing.supervisor)
 
     def _place(self, me: Supervised) -> None:
@@ -196,12 +188,12 @@ class Duties:
         updates = []
         name = me.standing.supervisor
         for slot, address in me.standing.addresses.items():
-            if self.holders.get(slot) == name and not self._is_former(me, slot):
+            if self.holders.get(slot) == name:
                 update = self._state.locate(slot, address)
                 if update is not None:
                     updates.append(update)
         for slot in me.standing.finished:
-            if self.holders.get(slot) == name and not self._is_former(me, slot):
+            if self.holders.get(slot) == name:
                 self._state.ended(slot)
         for slot, incarnation in list(self.restart.items()):
             if me.standing.incarnations.get(slot, 0) > incarnation:
@@ -224,7 +216,7 @@ class Duties:
         slots = {
             slot: state.slots[slot].incarnation
             for slot, holder in self.holders.items()
-            if holder == supervisor and slot in state.slots and not self._is_former(me, slot)
+            if holder == supervisor and slot in state.slots
         }
         new = me.standing.heard is None
         return Duty(

@@ -58,8 +58,7 @@ class SlotView:
     """One slot as the coordinator sees it.
 
     ordered: it was added to the declared ones. leaving: it lets go of what it has, then ends.
-    ended: its process has ended in an orderly way. former: the last incarnation of its former life,
-    where it had left and is wanted again.
+    ended: its process has ended in an orderly way.
     """
 
     incarnation: int = 0
@@ -68,7 +67,6 @@ class SlotView:
     ordered: bool = False
     leaving: bool = False
     ended: bool = False
-    former: int = 0
 
 
 class RunState:
@@ -266,8 +264,7 @@ class RunState:
         for index in range(replicas):
             name = str(Slot(stage.name, index))
             if name not in self.slots:
-                former = self._left.get(name, 0)
-                self.slots[name] = SlotView(incarnation=former, ordered=True, former=former)
+                self.slots[name] = SlotView(incarnation=self._left.get(name, 0), ordered=True)
         known = self.rosters[stage.name].slots
         for name in self._slots_of(stage.name):
             index = Slot.parse(name).index
