@@ -188,6 +188,19 @@ def test_a_stage_that_was_shrunk_does_not_grow_again_by_who_is_there(room):
     assert room.holders() == {"parse/0": "b"}
 
 
+def test_a_slot_that_is_wanted_again_at_once_does_not_end_as_it_did_before(room):
+    room.state.on_scale(Scale("parse", 1))
+    room.turn()
+    room.all_attend()
+    room.state.slots["parse/1"].incarnation = 1
+    room.attend("b", finished=["parse/1"])
+    room.turn()
+    room.state.on_scale(Scale("parse", 2))
+    duty = room.attend("b", finished=["parse/1"])
+    assert not room.state.slots["parse/1"].ended
+    assert duty.slots["parse/1"] == 2, "above that of the process that has left"
+
+
 def test_a_slot_that_leaves_and_has_lost_its_supervisor_is_through(room):
     room.state.on_scale(Scale("parse", 1))
     room.turn()

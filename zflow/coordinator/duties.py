@@ -167,12 +167,17 @@ class Duties:
                 if update is not None:
                     updates.append(update)
         for slot in me.standing.finished:
-            if self.holders.get(slot) == name:
+            if self.holders.get(slot) == name and self._is_newest(me.standing, slot):
                 self._state.ended(slot)
         for slot, incarnation in list(self.restart.items()):
             if me.standing.incarnations.get(slot, 0) > incarnation:
                 del self.restart[slot]
         return updates
+
+    def _is_newest(self, standing: Standing, slot: str) -> bool:
+        """A slot that has left may be wanted again, before its supervisor has heard of it."""
+        view = self._state.slots.get(slot)
+        return view is not None and standing.incarnations.get(slot, 0) >= view.incarnation
 
     # -- duties ------------------------------------------------------------------------------
 
