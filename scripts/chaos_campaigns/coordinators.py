@@ -357,9 +357,9 @@ CAMPAIGNS = (
             "picture_s": 10,
         },
         ci={
-            "down_s": 6,
+            "down_s": 4,
             "rate_per_s": 100,
-            "kills": 2,
+            "kills": 1,
             "back_s": 20,
             "most_loss": 0.5,
             "picture_s": 30,
@@ -394,7 +394,7 @@ CAMPAIGNS = (
         name="C29",
         title="other versions, protocols, codecs and generations: refused with the reason",
         full={"items": 60_000, "turns": 12, "refused_s": 30},
-        ci={"items": 3_000, "turns": 3, "refused_s": 30},
+        ci={"items": 2_000, "turns": 2, "refused_s": 30},
         play=play_mixed,
         twin=Twin(
             patch=REFUSES_NOBODY,

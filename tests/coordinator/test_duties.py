@@ -23,7 +23,9 @@ class Room:
             durable = msgspec.structs.replace(wanted.stages[1], partitions=partitions)
             wanted = msgspec.structs.replace(wanted, stages=[wanted.stages[0], durable])
         self.state = RunState(wanted, epoch=epoch)
-        self.duties = Duties(self.state, versions=VERSIONS, code=b"code", digest="digest")
+        self.duties = Duties(
+            self.state, versions=VERSIONS, code=b"code", digest="digest", stores={}
+        )
         self.now_s = 100.0
         self.known = {}  # supervisor -> fields of its standing that stay
 
@@ -43,9 +45,10 @@ class Room:
             incarnations=dict.fromkeys(mine["slots"], 1),
             finished=said.pop("finished", []),
             census=Census(slots=[]),
+            store="store",
             **said,
         )
-        self.duties.on_standing(standing, b"peer", self.now_s)
+        self.duties.on_standing(standing, self.now_s)
         duty = self.duties.duty(name)
         mine["slots"] = duty.slots
         mine["heard"] = duty.snapshot
@@ -186,6 +189,19 @@ def test_a_stage_that_was_shrunk_does_not_grow_again_by_who_is_there(room):
     room.all_attend()
     assert list(room.state.slots) == ["read/0", "parse/0"]
     assert room.holders() == {"parse/0": "b"}
+
+
+def test_a_slot_that_is_wanted_again_at_once_does_not_end_as_it_did_before(room):
+    room.state.on_scale(Scale("parse", 1))
+    room.turn()
+    room.all_attend()
+    room.state.slots["parse/1"].incarnation = 1
+    room.attend("b", finished=["parse/1"])
+    room.turn()
+    room.state.on_scale(Scale("parse", 2))
+    duty = room.attend("b", finished=["parse/1"])
+    assert not room.state.slots["parse/1"].ended
+    assert duty.slots["parse/1"] == 2, "above that of the process that has left"
 
 
 def test_a_slot_that_leaves_and_has_lost_its_supervisor_is_through(room):
@@ -346,3 +362,19 @@ def test_nobody_is_told_anything_before_the_run_is_known():
     assert room.state.on_register(Register("parse/0", 4, 4711)) is None
     room.state.adopt(heard())
     assert room.state.on_register(Register("parse/0", 4, 4711)).rosters[1].slots
+
+
+def test_what_a_source_has_stored_lies_in_one_place_and_it_goes_on_there_alone():
+    room = Room()
+    assert "read/0" in room.attend("one", {"read": None}, store="here:/state").slots
+    room.turn(LOST_S + 1.0)
+    elsewhere = room.attend("two", {"read": None}, store="there:/state")
+    assert elsewhere.slots == {}
+    assert "read keeps what it has in here:/state, and this is there:/state" in elsewhere.refusal
+    assert "read/0" in room.attend("three", {"read": None}, store="here:/state").slots
+
+
+def test_a_source_has_no_slot_before_its_supervisor_has_named_its_place():
+    room = Room()
+    assert room.attend("one", {"read": None}, store="").slots == {}
+    assert "parse/0" in room.attend("two", {"parse": None}, store="").slots

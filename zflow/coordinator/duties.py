@@ -193,7 +193,7 @@ class Duties:
                 if update is not None:
                     updates.append(update)
         for slot in me.standing.finished:
-            if self.holders.get(slot) == name:
+            if self.holders.get(slot) == name and self._is_newest(me.standing, slot):
                 self._state.ended(slot)
         for slot, incarnation in list(self.restart.items()):
             if me.standing.incarnations.get(slot, 0) > incarnation:
@@ -204,6 +204,11 @@ class Duties:
         """Another version of the topology's code."""
         self._code, self._digest = code if self._code is not None else None, digest
         self._digests.add(digest)
+
+    def _is_newest(self, standing: Standing, slot: str) -> bool:
+        """A slot that has left may be wanted again, before its supervisor has heard of it."""
+        view = self._state.slots.get(slot)
+        return view is not None and standing.incarnations.get(slot, 0) >= view.incarnation
 
     # -- duties ------------------------------------------------------------------------------
 

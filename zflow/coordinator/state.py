@@ -264,7 +264,8 @@ class RunState:
         for index in range(replicas):
             name = str(Slot(stage.name, index))
             if name not in self.slots:
-                self.slots[name] = SlotView(incarnation=self._left.get(name, 0), ordered=True)
+                # Above the one that has left, so that its end is not taken for that of a new one.
+                self.slots[name] = SlotView(incarnation=self._left.get(name, -1) + 1, ordered=True)
         known = self.rosters[stage.name].slots
         for name in self._slots_of(stage.name):
             index = Slot.parse(name).index

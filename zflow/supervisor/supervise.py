@@ -98,6 +98,8 @@ class Supervisor:
             member.dropped = False
             member.waiting = name in waiting
             if member.process is None:
+                # One that has ended in a slot that has left says nothing for a slot that is back.
+                member.finished &= member.incarnation >= incarnation
                 member.incarnation = max(member.incarnation, incarnation)
         for name, member in list(self.members.items()):
             if name not in slots:
