@@ -45,8 +45,7 @@ class Room:
             incarnations=dict.fromkeys(mine["slots"], 1),
             finished=said.pop("finished", []),
             census=Census(slots=[]),
-            store="store",
-            **said,
+            **{"store": "store", **said},
         )
         self.duties.on_standing(standing, self.now_s)
         duty = self.duties.duty(name)
