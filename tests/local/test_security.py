@@ -89,6 +89,7 @@ def test_a_stranger_is_refused_and_the_run_shows_it(shop, keys, url, wait_until)
 
     wait_until(lambda: any("not on the list" in one for one in alarms()), WITHIN_S)
     assert "not on the list" in shop.zflow(*asked).out
+    wait_until(lambda: "does not accept this process's key" in stranger.err, WITHIN_S)
     stranger.interrupt()
     assert stranger.end().code == 130
     reader = shop.zflow("status", "--coordinator", url, "--keys", others)

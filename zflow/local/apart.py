@@ -118,6 +118,7 @@ class StageRun:
         self._heard_s = clock.now_s()
         self._snapshot: control.Snapshot | None = None
         self._waits_for = ""
+        self._door = ""  # why the coordinator does not let it in
         self._verdict: tuple[int, str] | None = None
 
     def leave(self) -> None:
@@ -131,6 +132,7 @@ class StageRun:
     def run(self) -> tuple[int, str]:
         """Blocks until the run is over or this part of it was ended: exit code and sentence."""
         sockets = self._wish.security.sockets(f"{SUPERVISOR}{self._wish.stage}")
+        self._sockets = sockets
         try:
             self._client = ControlClient(sockets, self._wish.coordinator)
             duty = self._join()
@@ -155,11 +157,19 @@ class StageRun:
                     self._observer.say(f"waiting for the coordinator at {self._wish.coordinator}")
                 asked_s = now_s
                 self._client.send(self._first_standing())
+                self._look_at_the_door()
             self._client.wait(TURN_S)
             for message in self._client.receive():
                 if isinstance(message, control.Duty) and (message.refusal or message.snapshot):
                     return message
         return None
+
+    def _look_at_the_door(self) -> None:
+        """About once a second: who was refused is dialled again, since lists are amended."""
+        for failure in self._sockets.handshake_failures().values():
+            if failure.failing and failure.reason != self._door:
+                self._observer.say(f"{self._wish.coordinator}: {failure.reason}")
+            self._door = failure.reason if failure.failing else ""
 
     def _first_standing(self) -> control.Standing:
         return control.Standing(
@@ -331,6 +341,7 @@ class StageRun:
 
     def _attend(self) -> None:
         self._attended_s = self._clock.now_s()
+        self._look_at_the_door()
         self._client.send(self._attending.standing({}, heard=self._snapshot, digest=self._digest))
 
     def _ending(self) -> tuple[int, str] | None:

@@ -12,7 +12,7 @@ from zflow.errors import ConfigError, Unavailable
 from zflow.ids import Slot
 from zflow.net.control import ControlClient
 from zflow.net.security import Security
-from zflow.net.sockets import check_fds
+from zflow.net.sockets import Sockets, check_fds
 from zflow.paths import RunDirectory, StateDirectory
 from zflow.replica.assembly import Place
 from zflow.replica.life import Replica
@@ -40,7 +40,7 @@ def main() -> int:
         # end of the old one. Held until this process is no more.
         SlotLock(RunDirectory(arguments.run).lock(slot))
         client = ControlClient(sockets, arguments.control)
-        snapshot = _snapshot(client, arguments, slot, clock)
+        snapshot = _snapshot(client, sockets, arguments, slot, clock)
         place = _place(arguments, slot, snapshot)
         _make_importable(place)
         check_fds(_links_of(place), curve=arguments.keys is not None)
@@ -77,7 +77,11 @@ def _parse() -> argparse.Namespace:
 
 
 def _snapshot(
-    client: ControlClient, arguments: argparse.Namespace, slot: Slot, clock: Clock
+    client: ControlClient,
+    sockets: Sockets,
+    arguments: argparse.Namespace,
+    slot: Slot,
+    clock: Clock,
 ) -> control.Snapshot:
     """The configuration: of the coordinator, or of the supervisor while that is away."""
     kept = RunDirectory(arguments.run).snapshot
@@ -85,6 +89,7 @@ def _snapshot(
     while not deadline.passed():
         client.send(control.Register(str(slot), arguments.incarnation, os.getpid()))
         client.wait(ASK_EVERY_S)
+        sockets.handshake_failures()  # who was refused is dialled again
         for message in client.receive():
             if isinstance(message, control.Snapshot):
                 return message
