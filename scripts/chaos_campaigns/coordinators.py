@@ -173,7 +173,7 @@ def play_two(job: Job) -> Verdict:
         run.process.wait()
         verdict.faults["killed"] += 1
         run.resume(patch=REPEATS_OLD_WORDS)
-        wait_until(run.all_run, LOOKS_WITHIN_S, "a run that runs")
+        wait_until(run.all_run, job.size["settled_s"], "a run that runs")
         exact.wait_settled(run, gate, within_s=job.size["settled_s"])
     finish_apart(run, verdict, n, within_s=job.size["settled_s"])
     told = [name for name in STAGES if "of an older coordinator" in run.said(name)]
@@ -386,7 +386,7 @@ CAMPAIGNS = (
         play=play_two,
         twin=Twin(
             patch=OBEYS_EVERYBODY,
-            breaks="not ended within",
+            breaks="within",
             size={"items": 4_000, "turns": 1, "settled_s": 15},
         ),
     ),
