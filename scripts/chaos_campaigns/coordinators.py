@@ -219,18 +219,18 @@ if "zflow.replica" in sys.orig_argv:
     Inbox._refuse = refuse
     slot = sys.orig_argv[sys.orig_argv.index("--slot") + 1]
     kind = open(_flag).read() if os.path.exists(_flag) and slot.startswith("spread/") else ""
-    if kind == "codec":
-        from zflow.wire.codec import PickleCodec
-        PickleCodec.name = "another"
-    elif kind == "generation":
+    other = {"codec": {"codec": "another"}, "generation": {"generation": 2}}.get(kind)
+    if other:
         from msgspec.structs import replace
         from zflow.wire import control
+        from zflow.wire.codec import CODECS, PickleCodec
+        CODECS["another"] = PickleCodec
         _decode = control.decode
         def decode(raw):
             message = _decode(raw)
             if not isinstance(message, control.Snapshot):
                 return message
-            return replace(message, config=replace(message.config, generation=2))
+            return replace(message, config=replace(message.config, **other))
         control.decode = decode
     elif kind == "protocol":
         from zflow.wire import data
