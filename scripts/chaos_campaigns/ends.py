@@ -174,7 +174,7 @@ CAMPAIGNS = (
         name="C18",
         title="Ctrl-C under load, in part kill -9 of everything during the drain, then --resume",
         full={"runs": 100, "items": 12_000, "longest_s": 0.8},
-        ci={"runs": 8, "items": 6_000, "longest_s": 0.3},
+        ci={"runs": 5, "items": 6_000, "longest_s": 0.3},
         play=play_drain,
         twin=Twin(
             patch=FINISH_WITHOUT_WAITING,
@@ -186,7 +186,7 @@ CAMPAIGNS = (
         name="C25",
         title="start and stop: SIGINT, twice SIGINT, SIGTERM, SIGHUP, SIGKILL at random moments",
         full={"cycles": 1000},
-        ci={"cycles": 50},
+        ci={"cycles": 25},
         play=play_cycles,
         twin=Twin(patch=NOBODY_KILLS, breaks="the end of the children", size={"cycles": 12}),
     ),

@@ -1,6 +1,6 @@
-"""Small campaigns on keyed state: kills, zombies, full disks, lost power, poison; all exact.
+"""Small campaigns on keyed state: kills, zombies, moves, lost power; all exact.
 
-The larger ones, and all twins, run by `scripts/chaos`.
+The other ones, larger sizes and all twins are run by `scripts/chaos`, in CI too.
 """
 
 import os
@@ -15,13 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 SIZES = {
     "D1": {"items": 16_000, "kills": 4, "each": 1, "pause_s": 0.2},
-    "D2": {"items": 10_000, "kills": 1},
     "D3": {"items": 6_000, "stops": 2, "least_s": 0.5, "most_s": 1},
-    "D4": {"items": 20_000, "stops": 4, "least_s": 5, "most_s": 5.5},
-    "D5": {"items": 10_000, "kills": 1, "pause_s": 0.2, "poison": 1},
     "D6": {"items": 6_000, "kills": 2, "pause_s": 0.2, "poison": 0},
-    "C10": {"items": 8_000, "turns": 1, "kills": 1},
-    "C20": {"items": 12_000, "kills": 4},
     "C28": {"items": 1_000, "commits": 20, "losses": 20},
 }
 
@@ -36,9 +31,7 @@ def folder():
 
 @pytest.mark.parametrize("name", SIZES)
 def test_keyed_state_and_its_sink_are_exact_under(name, chaos, folder):
-    groups = [
-        chaos[group].CAMPAIGNS for group in ("anchors", "zombies", "bitter", "disks", "power")
-    ]
+    groups = [chaos[group].CAMPAIGNS for group in ("anchors", "zombies", "bitter", "power")]
     campaign = {one.name: one for group in groups for one in group}[name]
     job = chaos["campaign"].Job(size=SIZES[name], folder=folder, dice=random.Random(1))
     try:
