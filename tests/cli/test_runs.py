@@ -14,10 +14,11 @@ from zflow.state.runs import RunLock, RunRecord, write_record
 
 
 @pytest.fixture
-def zflow(tmp_path, monkeypatch):
+def zflow(tmp_path, tmp_path_factory, monkeypatch):
     """`zflow("runs", "ls")` in tmp_path, in this process."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    # A short one: the name of a test is part of tmp_path, and sockets lie below.
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("r")))
     return lambda *arguments: CliRunner().invoke(main, arguments)
 
 
