@@ -62,3 +62,10 @@ def test_events_are_numbered_and_the_oldest_are_forgotten():
     assert len(events) == KEPT_EVENTS
     assert (events[0].number, events[-1].number) == (3, KEPT_EVENTS + 2)
     assert (events[0].stage, events[0].slot) == ("parse", "parse/1")
+
+
+def test_slots_of_nobody_here_are_left_out():
+    seen = gathering()
+    names = ["parse/x", "parse", "absent/0", "parse/01", ""]
+    seen.take(Census(slots=[slot(name, replica(processed=5)) for name in names]))
+    assert seen.picture().stage("parse").gone == {}

@@ -99,3 +99,12 @@ def test_reload_applies_the_file_and_tells_of_one_that_cannot_be_read(shop, begu
     shop.write(NEW)
     wait_until(lambda: "reloaded: mark will be replaced" in running.err, WITHIN_S)
     assert complete(shop, running) == {"old", "new"}
+
+
+def test_a_run_that_was_changed_is_resumed_as_what_it_became(shop, begun):
+    running = begun()
+    shop.write(NEW)
+    assert shop.zflow("apply", "flow.py").code == 0
+    assert shop.zflow("drain").code == 0
+    assert running.end().code == 130
+    complete(shop, shop.start("run", "flow.py", "--resume", "last"))

@@ -7,6 +7,11 @@ import stat
 import psutil
 import pytest
 
+from zflow.loader import digest_of
+from zflow.net.control import ControlServer
+from zflow.net.sockets import Sockets
+from zflow.wire import control
+
 pytestmark = [pytest.mark.slow, pytest.mark.chaos]
 
 WITHIN_S = 60.0
@@ -136,6 +141,13 @@ def test_plain_tcp_on_this_machine_carries_no_code_and_no_pickle(shop, url):
         ),
         (("stage", "write", "--coordinator", "tcp://10.0.0.5:7700"), "nobody knows who answers"),
         (
+            (
+                *("stage", "write", "--coordinator", "tcp://127.0.0.1:7700"),
+                *("--insecure-loopback", "--advertise", "node7"),
+            ),
+            "node7 is a name",
+        ),
+        (
             ("coordinator", "flow.py", "--bind", "tcp://127.0.0.1:7700", "--keys", "no"),
             "no such folder",
         ),
@@ -147,3 +159,51 @@ def test_what_would_be_open_to_others_is_refused_before_anything_opens(shop, ver
     done = shop.zflow(*verb)
     assert (done.code, said in done.err) == (2, True), done.err
     assert not (shop.folder / ".zflow").exists()
+
+
+def duty(code, path):
+    """What somebody says who is no coordinator of ours."""
+    config = control.RunConfig(
+        run_id="run",
+        generation=1,
+        topology="flow",
+        target=control.TargetConfig(target=str(path), attribute="flow", path=str(path)),
+        stages=[],
+        edges=[],
+        parameters=[],
+    )
+    snapshot = control.Snapshot(1, "run", 1, config, [])
+    return control.Duty(epoch=1, snapshot=snapshot, digest=digest_of(code), code=code)
+
+
+def test_without_keys_code_is_not_taken_from_whoever_answers(shop, url, tmp_path):
+    told, theirs = b"raise SystemExit('told')", b"raise SystemExit('theirs')"
+    path = tmp_path / "theirs.py"
+    path.write_bytes(theirs)
+    path.chmod(0o666)  # other users could have written it
+    sockets = Sockets(insecure_loopback=True)
+    try:
+        server = ControlServer((sockets, url))
+        stage = shop.start("stage", "write", "--coordinator", url, "--insecure-loopback")
+        while stage.process.poll() is None:
+            server.wait(0.1)
+            for peer, message in server.receive():
+                if isinstance(message, control.Standing):
+                    server.send(peer, duty(told, path))
+        done = stage.end()
+    finally:
+        sockets.close_all()
+    assert done.code == 3
+    assert "theirs.py: other users could have written it, so it is not run" in done.err
+    assert not list((shop.folder / ".zflow").rglob("topology.py"))
+
+
+def test_without_keys_nobody_sends_another_version(shop, url, wait_until):
+    endless = ("-p", "numbers.pause_s=0.05", "-p", "numbers.n=100000")
+    lead, stages = apart(shop, url, "--insecure-loopback", parameters=endless)
+    wait_until(lambda: len(shop.read("seen")) > 5, WITHIN_S)
+    shop.write(FLOW.replace("{k}\\n", "{k} other\\n"), "other.py")
+    refused = shop.zflow("apply", "other.py")
+    assert (refused.code, "nobody knows who sends code" in refused.err) == (2, True), refused.err
+    assert shop.zflow("down").code == 0
+    assert [one.end().code for one in (lead, *stages)] == [130, 130, 130]

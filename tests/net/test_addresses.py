@@ -5,10 +5,8 @@ import pytest
 from zflow.errors import ConfigError
 from zflow.net.addresses import (
     Address,
-    advertised,
     check_bind,
     check_connect,
-    check_http,
     check_insecure,
     parse_tcp,
 )
@@ -136,54 +134,6 @@ def test_plain_tcp_carries_neither_pickle_nor_code():
     with pytest.raises(ConfigError) as refused:
         check_insecure(codec="pickle5", ships_code=True)
     assert [problem.where for problem in refused.value.problems] == ["codec", "code"]
-
-
-HTTP = [
-    ("9464", "127.0.0.1:9464", True),
-    (":9464", "127.0.0.1:9464", True),
-    ("localhost:9464", "127.0.0.1:9464", True),
-    ("127.0.0.1:0", "127.0.0.1:0", True),
-    ("[::1]:9464", "[::1]:9464", True),
-    ("0.0.0.0:9464", "0.0.0.0:9464", False),
-    ("*:9464", "*:9464", False),
-    ("[::]:9464", "[::]:9464", False),
-    ("10.0.0.5:9464", "10.0.0.5:9464", False),
-]
-
-
-@pytest.mark.parametrize(("text", "means", "private"), HTTP)
-def test_http_listens_on_loopback_unless_the_user_says_otherwise(text, means, private):
-    assert check_http(text, exposed=True, option="--http-exposed").host_port == means
-    if private:
-        assert check_http(text, exposed=False, option="--http-exposed").host_port == means
-        return
-    with pytest.raises(ConfigError, match="or say --http-exposed"):
-        check_http(text, exposed=False, option="--http-exposed")
-
-
-@pytest.mark.parametrize("text", ["eth0:9464", "127.1:9464", "localtest.me:80", "x", "", "1.2.3.4"])
-def test_http_is_given_an_address_in_plain_digits(text):
-    with pytest.raises(ConfigError):
-        check_http(text, exposed=True, option="--http-exposed")
-
-
-def test_what_was_bound_is_what_peers_are_told():
-    assert advertised("tcp://127.0.0.1:40001") == "tcp://127.0.0.1:40001"
-    assert advertised("tcp://0.0.0.0:40001", "node7") == "tcp://node7:40001"
-    assert advertised("tcp://[::]:40001", "2001:db8::7") == "tcp://[2001:db8::7]:40001"
-    assert advertised("tcp://[::]:40001", "[2001:db8::7]") == "tcp://[2001:db8::7]:40001"
-    assert advertised("ipc:///run/x", "node7") == "ipc:///run/x"
-
-
-@pytest.mark.parametrize(("bound", "host"), [("tcp://0.0.0.0:1", None), ("tcp://[::]:1", "*")])
-def test_a_wildcard_is_told_to_nobody(bound, host):
-    with pytest.raises(ConfigError, match="say --advertise HOST"):
-        advertised(bound, host)
-
-
-def test_a_host_that_is_none_is_told_to_nobody():
-    with pytest.raises(ConfigError, match="neither an address nor a name"):
-        advertised("tcp://0.0.0.0:1", "node 7")
 
 
 def test_an_address_is_read_and_written_alike():

@@ -9,8 +9,15 @@ from pathlib import Path
 import click
 
 from zflow.cli.interrupts import on_interrupts
+from zflow.cli.options import (
+    log_level_option,
+    parameter_option,
+    replicas_option,
+    state_option,
+    timeout_option,
+)
 from zflow.cli.output import show_json
-from zflow.cli.run import LOG_LEVELS, make_plan
+from zflow.cli.run import make_plan
 from zflow.cli.screen import make_screen
 from zflow.cli.security import insecure_option, keys_option
 from zflow.cli.settings import Configured
@@ -20,6 +27,7 @@ from zflow.ids import Slot
 from zflow.local.apart import CoordinatorRun, StageRun, Wish
 from zflow.local.plan import coordinated, with_codec
 from zflow.net.security import Security
+from zflow.supervisor.addresses import bracketed
 from zflow.supervisor.member import Death
 from zflow.wire.control import updates_of
 
@@ -32,19 +40,13 @@ from zflow.wire.control import updates_of
     metavar="URL",
     help="Where stages find it: tcp://HOST:PORT (it publishes at PORT + 1), or ipc://PATH.",
 )
-@click.option("-p", "--parameter", "parameters", multiple=True, metavar="STAGE.NAME=VALUE")
-@click.option(
-    "-r", "--replicas", multiple=True, metavar="STAGE=N", help="How many a stage begins with."
-)
+@parameter_option
+@replicas_option
 @click.option(
     "--resume", metavar="RUN|last", help="Go on with a run whose coordinator was stopped or killed."
 )
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where the run is kept  [default: .zflow/TOPOLOGY/RUN]",
-)
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), metavar="S")
+@state_option
+@timeout_option
 @http_option
 @keys_option
 @insecure_option
@@ -111,22 +113,13 @@ def coordinator(
 @click.option(
     "--advertise",
     default="",
-    metavar="HOST",
-    help="By which others reach this machine  [default: the address that reaches the coordinator]",
+    metavar="ADDRESS",
+    help="Of this machine, for others  [default: the address that reaches the coordinator]",
 )
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where positions, partitions and dead letters are kept  [default: .zflow/TOPOLOGY/RUN]",
-)
+@state_option
 @keys_option
 @insecure_option
-@click.option(
-    "--log-level",
-    type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="WARNING",
-    show_default=True,
-)
+@log_level_option
 @click.pass_context
 def stage(
     ctx: click.Context,
@@ -159,6 +152,8 @@ def stage(
     """
     security = Security(keys, insecure_loopback=insecure_loopback)
     security.check_connect(coordinator)
+    if advertise:
+        security.check_bind(f"tcp://{bracketed(advertise)}:1")  # its replicas are bound there
     wish = Wish(
         stage=name,
         coordinator=coordinator,

@@ -11,6 +11,13 @@ import click
 
 from zflow.cli.check import check_topology
 from zflow.cli.interrupts import on_interrupts
+from zflow.cli.options import (
+    log_level_option,
+    parameter_option,
+    replicas_option,
+    state_option,
+    timeout_option,
+)
 from zflow.cli.output import show_json, show_problems
 from zflow.cli.reload import Reloader
 from zflow.cli.screen import PlainScreen, make_screen
@@ -26,39 +33,18 @@ from zflow.local.plan import Plan, new_plan, resumed_plan
 from zflow.local.result import RunResult
 from zflow.local.run import LocalRun
 
-LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
 
 @click.command(cls=Configured)
 @click.argument("target")
-@click.option(
-    "-p",
-    "--parameter",
-    "parameters",
-    multiple=True,
-    metavar="STAGE.NAME=VALUE",
-    help="A parameter of a stage, typed by its annotation.",
-)
-@click.option(
-    "-r", "--replicas", multiple=True, metavar="STAGE=N", help="How many processes a stage has."
-)
+@parameter_option
+@replicas_option
 @click.option(
     "--resume",
     metavar="RUN|last",
     help="Continue a run that was stopped or killed; nothing that was settled is done again.",
 )
-@click.option(
-    "--state",
-    type=click.Path(path_type=Path, file_okay=False),
-    help="Where positions and dead letters are kept  [default: .zflow/TOPOLOGY/RUN]",
-)
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="S",
-    help="Stop after that many seconds, with exit code 4.",
-)
+@state_option
+@timeout_option
 @click.option(
     "--reload", is_flag=True, help="Apply every change of the topology's file while it runs."
 )
@@ -67,12 +53,7 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 @click.option(
     "--json", "as_json", is_flag=True, help="The ledger as one object on stdout; prints to stderr."
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(LOG_LEVELS, case_sensitive=False),
-    default="WARNING",
-    show_default=True,
-)
+@log_level_option
 @click.pass_context
 def run(
     ctx: click.Context,

@@ -44,9 +44,15 @@ class Gathering:
         self._handshakes: list[str] = []
 
     def take(self, census: Census) -> None:
-        """What one supervisor says of its slots."""
+        """What one supervisor says of its slots; those of no stage of this run are left out."""
+        stages = {stage.name for stage in self._state.config.stages}
         for slot in census.slots:
-            self._slots[slot.slot] = slot
+            try:
+                place = Slot.parse(slot.slot)
+            except ValueError:
+                continue
+            if place.stage in stages:
+                self._slots[slot.slot] = slot
 
     def books(self) -> Books:
         """The books of the whole run, from every census."""

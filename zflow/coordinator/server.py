@@ -40,7 +40,7 @@ class Coordinator:
     """One thread owns it; `turn` whenever `server.wait` has returned.
 
     forced: somebody has ordered that the run ends at once. keep_version: stores another version
-    of the topology, for processes that start from now on.
+    of the topology, for processes that start from now on; None where code does not travel.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Coordinator:
         server: ControlServer,
         clock: Clock,
         *,
-        keep_version: Callable[[Apply], None],
+        keep_version: Callable[[Apply], None] | None,
     ) -> None:
         self.state = state
         self.duties = duties
@@ -102,8 +102,9 @@ class Coordinator:
             case Standing():
                 return self.on_standing(message, now_s)
             case Died(slot=slot, crash=crash):
-                self.died(slot, crash)
-                self.gathering.happened("death", crash.cause, Slot.parse(slot))
+                if slot in self.state.slots:
+                    self.died(slot, crash)
+                    self.gathering.happened("death", crash.cause, Slot.parse(slot))
                 return None
             case Look():
                 return self.gathering.picture()
@@ -133,8 +134,10 @@ class Coordinator:
         """A supervisor says what it has; what it has to do."""
         for update in self.duties.on_standing(standing, now_s):
             self._publish(update)
-        self.gathering.take(standing.census)
-        return self.duties.duty(standing.supervisor)
+        duty = self.duties.duty(standing.supervisor)
+        if not duty.refusal:
+            self.gathering.take(standing.census)
+        return duty
 
     # -- orders ------------------------------------------------------------------------------
 
@@ -171,6 +174,8 @@ class Coordinator:
 
     def apply(self, order: Apply) -> Answer:
         """Another version: its code is kept first, then processes are replaced one by one."""
+        if self._keep_version is None:
+            return Answer("without keys nobody knows who sends code: it stays the version it is")
         answer, update = self.state.on_apply(order.config)
         if not answer.refusal:
             self._keep_version(order)

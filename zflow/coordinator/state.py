@@ -167,6 +167,8 @@ class RunState:
         of it, since some may have missed that coordinator's last words."""
         if heard.config.run_id != self.config.run_id or heard.epoch >= self.epoch:
             return []
+        generation = max(self.config.generation, heard.config.generation)
+        self.config = replace(self.config, generation=generation)
         if PHASES.index(heard.phase) > PHASES.index(self.phase):
             self.phase = heard.phase
         self.probe = max(self.probe, heard.probe)
@@ -211,6 +213,7 @@ class RunState:
         return next((one for one in self.config.stages if one.name == name), None)
 
     def owners_of(self, stage: StageConfig) -> list[int]:
+        """The index of the slot that owns each partition of the stage."""
         known = self._owners.get(stage.name)
         if known is not None:
             return list(known.slots)
@@ -313,7 +316,7 @@ class RunState:
         refusal = self._too_late("versions change")
         if refusal:
             return Answer(refusal), None
-        self.config = replace(config, generation=mine.generation + 1)
+        self.config = replace(config, generation=mine.generation + 1, codec=mine.codec)
         return Answer(), self._update()
 
     def pause(self, paused: bool) -> Update | None:

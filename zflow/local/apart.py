@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from zflow.clock import Clock, Deadline
-from zflow.errors import ExitCode, Unavailable
+from zflow.errors import ConfigError, ExitCode, Unavailable
 from zflow.ids import Slot
 from zflow.loader import digest_of
 from zflow.local.lead import TURN_S, Lead
@@ -23,7 +23,7 @@ from zflow.net.control import ControlClient
 from zflow.net.curve import SUPERVISOR
 from zflow.net.security import Security
 from zflow.paths import RunDirectory, StateDirectory, run_directory, runs_folder
-from zflow.state.runs import RunFolder, RunRecord, write_private, write_record
+from zflow.state.runs import RunFolder, RunRecord, read_own, write_private, write_record
 from zflow.supervisor.addresses import TcpAddresses, ipc_addresses, outward_host
 from zflow.supervisor.attending import Attending, versions
 from zflow.supervisor.census import HOST
@@ -44,7 +44,7 @@ class CoordinatorRun(Lead):
         """Blocks until the run is over; raises Unavailable if it cannot start."""
         try:
             return super().run(timeout_s)
-        except Unavailable:
+        except (ConfigError, Unavailable):
             if not self._has_begun and not self._plan.resumed:
                 # `--resume last` goes on with the run of whoever is at the endpoint.
                 self._plan.state.record.unlink(missing_ok=True)
@@ -224,16 +224,13 @@ class StageRun:
             write_record(self._state, self._record(config, duty.digest))
 
     def _keep_code(self, duty: control.Duty, path: Path) -> None:
-        """As it was sent; or, where code does not travel, of the file at the same place here."""
-        code = duty.code
+        """As it was sent; or, where code does not travel, of the file at the same place here.
+
+        Without keys nobody knows who sent it, whatever it says.
+        """
+        code = duty.code if self._wish.security.ships_code else None
         if code is None:
-            try:
-                code = path.read_bytes()
-            except OSError as error:
-                raise Unavailable(
-                    f"{path}: {error.strerror}; without keys the code does not travel, so the "
-                    "same file has to be here"
-                ) from error
+            code = read_own(path)
         if digest_of(code) != duty.digest:
             raise Unavailable(f"{path} is another version than the run's ({duty.digest})")
         write_private(self._state.code, code)

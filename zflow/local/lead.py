@@ -5,6 +5,7 @@ Decides when the run is over and how it ended. Shows it to an observer; starts n
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -131,26 +132,23 @@ class Lead:
         """Blocks until the run is over; raises Unavailable if it cannot start."""
         plan = self._plan
         self._check()
-        lock = RunLock(plan.state)
-        folder = RunFolder(plan.run)  # not before the user's signals are ours: it is left below
-        inside = Sockets()  # the run directory is this user's alone: nobody asks for keys there
-        outside = self._security.sockets(COORDINATOR, self._clients())
-        try:
+        with ExitStack() as at_the_end:
+            outside = self._security.sockets(COORDINATOR, self._clients())
+            at_the_end.callback(outside.close_all)
+            at_the_end.callback(RunLock(plan.state).release)
+            at_the_end.callback(RunFolder(plan.run).leave)
+            inside = Sockets()  # the run directory is this user's alone: nobody needs a key there
+            at_the_end.callback(inside.close_all)
             doors = [(outside, endpoint) for endpoint in self._endpoints]
             self._server = ControlServer((inside, plan.run.control), *doors)
             self._coordinator = self._make_coordinator()
             self._has_begun = True
             self._lead(timeout_s)
             result = self._result()
-        finally:
-            outside.close_all()
-            inside.close_all()
-            folder.leave()
-            lock.release()
         if plan.config.redrive:  # sending some letters again does not end the run itself
             return result
         try:
-            plan.stored.finish(result.outcome, result.exit_code)
+            self.stored.finish(result.outcome, result.exit_code)  # of the version that it is now
         except Unavailable as error:  # a full disk may be why it was stopped
             result = replace(result, outcome=f"{result.outcome} (not written down: {error})")
         return result
@@ -177,9 +175,8 @@ class Lead:
             stores=plan.stores,
         )
         gathering = Gathering(state, plan.stored.record.digest, self._clock)
-        return Coordinator(
-            state, duties, gathering, self._server, self._clock, keep_version=self._keep_version
-        )
+        keeps = self._keep_version if self._security.ships_code else None
+        return Coordinator(state, duties, gathering, self._server, self._clock, keep_version=keeps)
 
     def _code(self) -> bytes | None:
         """What supervisors elsewhere are given; None where it may not travel, or is a module."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from zflow.clock import Clock
 from zflow.coordinator.web.server import WebServer
-from zflow.local.lead import PROGRESS_S, Lead, Observer
+from zflow.local.lead import PROGRESS_S, TURN_S, Lead, Observer
 from zflow.local.plan import Plan
 from zflow.local.relay import Relay
 from zflow.net.sockets import check_fds
@@ -15,7 +15,6 @@ from zflow.supervisor.member import Death, Posts
 from zflow.supervisor.supervise import Supervisor
 from zflow.wire.control import Duty
 
-TURN_S = 0.05
 SUPERVISOR = "local"
 
 

@@ -10,6 +10,7 @@ from zflow import log
 from zflow.clock import Clock, Deadline
 from zflow.errors import ConfigError, Unavailable
 from zflow.ids import Slot
+from zflow.net.addresses import check_insecure
 from zflow.net.control import ControlClient
 from zflow.net.security import Security
 from zflow.net.sockets import Sockets, check_fds
@@ -41,6 +42,8 @@ def main() -> int:
         SlotLock(RunDirectory(arguments.run).lock(slot))
         client = ControlClient(sockets, arguments.control)
         snapshot = _snapshot(client, sockets, arguments, slot, clock)
+        if arguments.insecure_loopback:  # whatever the coordinator says
+            check_insecure(codec=snapshot.config.codec, ships_code=False)
         place = _place(arguments, slot, snapshot)
         _make_importable(place)
         check_fds(_links_of(place), curve=arguments.keys is not None)

@@ -124,6 +124,21 @@ def write_private(path: Path, raw: bytes) -> None:
         raise Unavailable(f"{path}: {error.strerror}") from error
 
 
+def read_own(path: Path) -> bytes:
+    """A file that nobody but this user (or root) can have written; raises Unavailable."""
+    try:
+        with path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid not in (os.getuid(), 0) or found.st_mode & 0o022:
+                raise Unavailable(f"{path}: other users could have written it, so it is not run")
+            return file.read()
+    except OSError as error:
+        raise Unavailable(
+            f"{path}: {error.strerror}; without keys the code does not travel, so the same file "
+            "has to be here"
+        ) from error
+
+
 class RunFolder:
     """The use of a run directory by a process; stages of one run on one machine share it.
 
@@ -157,18 +172,8 @@ class RunFolder:
 
 def is_used(run: RunDirectory) -> bool:
     """True while a process works in a run directory; False too if there is none."""
-    try:
-        descriptor = os.open(run.root / "users", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        # Exclusively: a shared lock would keep whoever leaves last from removing the folder.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    # Exclusively: a shared lock would keep whoever leaves last from removing the folder.
+    return _is_held(run.root / "users", fcntl.LOCK_EX)
 
 
 class RunLock:
@@ -196,12 +201,17 @@ class RunLock:
 
 def is_running(state: StateDirectory) -> bool:
     """True while a process works in a state directory."""
+    return _is_held(state.root / "lock", fcntl.LOCK_SH)
+
+
+def _is_held(path: Path, lock: int) -> bool:
+    """True while a process holds the file so that `lock` cannot be had; False if it is absent."""
     try:
-        descriptor = os.open(state.root / "lock", os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
     finally:

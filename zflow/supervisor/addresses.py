@@ -45,14 +45,19 @@ def outward_host(coordinator: str) -> str:
             found = str(probe.getsockname()[0])
     except OSError as error:
         raise Unavailable(f"{coordinator} cannot be reached: {error}; give --advertise") from error
-    return f"[{found}]" if ":" in found else found
+    return bracketed(found)
+
+
+def bracketed(host: str) -> str:
+    """As it stands in an endpoint: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 class TcpAddresses:
     """Of a host that others know by a name or address; IPv6 in brackets."""
 
     def __init__(self, host: str) -> None:
-        self._host = host
+        self._host = bracketed(host)
         self._known: dict[Slot, tuple[str, str]] = {}
 
     def __call__(self, slot: Slot) -> tuple[str, str]:
