@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from zflow.state import blackbox as module
 from zflow.state.blackbox import MAX_SPARE_NAME_BYTES, BlackBox, Names, read_black_box
 from zflow.wire.run import OSEQ, Run
 
@@ -162,3 +163,23 @@ def test_it_survives_sigkill(path):
     read = read_black_box(path)
     assert (read.started_ns, read.alone, read.runs) == (11, True, [Run(7, 8, OSEQ, 0, 100, 3)])
     assert read.counters == {"received": 5, "processed": 4}
+
+
+@pytest.mark.parametrize("beyond", [0, 1, 8])
+def test_runs_end_before_the_counters_or_are_refused(tmp_path, monkeypatch, beyond):
+    class Encoder:
+        @staticmethod
+        def encode(_runs):
+            return b"\xff" * (module._AT_WHICH - module._AT_RUNS + beyond)
+
+    box = BlackBox(tmp_path / "box", Names(counters=["n"]))
+    box.count([7])
+    monkeypatch.setattr(module, "_ENCODER", Encoder)
+    if beyond:
+        with pytest.raises(ValueError, match="do not fit"):
+            box.enter([], alone=False, now_ns=1)
+    else:
+        box.enter([], alone=False, now_ns=1)
+    which = module._AT_WHICH
+    assert bytes(box._map[which : which + 8]) in (bytes(8), (1).to_bytes(8, "little"))
+    box.close()

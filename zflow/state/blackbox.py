@@ -130,7 +130,7 @@ class BlackBox:
     def enter(self, runs: list[Run], *, alone: bool, now_ns: int) -> None:
         """User code is about to execute these units."""
         raw = _ENCODER.encode(runs)
-        if _AT_RUNS + len(raw) > _AT_COUNTERS:
+        if _AT_RUNS + len(raw) > _AT_WHICH:
             raise ValueError(f"{len(runs)} runs do not fit a black box")
         _LENGTH.pack_into(self._map, _AT_LENGTH, 0)
         self._map[_AT_RUNS : _AT_RUNS + len(raw)] = raw
