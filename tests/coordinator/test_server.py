@@ -10,8 +10,9 @@ from zflow.clock import Clock
 from zflow.coordinator.duties import Duties
 from zflow.coordinator.gathering import Gathering
 from zflow.coordinator.server import Coordinator
+from zflow.coordinator.state import RunState
 from zflow.net.control import Peer
-from zflow.wire.control import Apply, Died, Look, Move, Standing
+from zflow.wire.control import Apply, Died, Down, Look, Move, Standing
 from zflow.wire.picture import Census
 
 
@@ -37,11 +38,11 @@ class Wire:
 
 
 class Desk:
-    def __init__(self, keep_version=None):
-        self.state = up_to(begun(config()), "run")
+    def __init__(self, keep_version=None, state=None):
+        self.state = state or up_to(begun(config()), "run")
         duties = Duties(self.state, versions=VERSIONS, code=b"", digest="d", stores={})
         self.wire = Wire()
-        gathering = Gathering(self.state, "d", Clock())
+        gathering = Gathering(self.state, "d", Clock(), waits_for=duties.waits_for)
         self.coordinator = Coordinator(
             self.state, duties, gathering, self.wire, Clock(), keep_version=keep_version
         )
@@ -105,3 +106,18 @@ def test_where_code_does_not_travel_no_version_is_taken():
     desk = Desk()
     assert "nobody knows who sends code" in desk.hear(Apply(config(), b"code", "e", [])).refusal
     assert desk.state.config.generation == 1
+
+
+def test_who_is_told_to_end_before_anything_has_begun_drains_nothing():
+    desk = Desk(state=RunState(config()))
+    assert desk.hear(Down(now=False)).refusal == ""
+    assert (desk.state.phase, desk.coordinator.drained) == ("gather", True)
+    begins = Desk()
+    begins.hear(Down(now=False))
+    assert begins.state.phase == "drain"
+
+
+def test_the_picture_says_whom_a_run_waits_for():
+    desk = Desk(state=RunState(config()))
+    assert desk.hear(Look()).waits_for == "1 replica of read, 2 replicas of parse"
+    assert Desk().hear(Look()).waits_for == ""

@@ -263,3 +263,12 @@ def test_a_stage_without_a_coordinator_waits_until_it_is_interrupted(apart, wait
     alone.interrupt()
     assert alone.end().code == ExitCode.INTERRUPTED
     assert "interrupted before a coordinator was heard" in alone.err
+
+
+def test_a_run_that_has_not_begun_says_whom_it_waits_for_and_ends_when_told(apart, wait_until):
+    lead, stage = apart.coordinator(), apart.stage("digits")
+    wait_until(lambda: " for 1 replica of numbers" in stage.err, WITHIN_S)
+    status = apart.home.zflow("status")
+    assert "it waits: nobody runs 1 replica of numbers, 2 replicas of Count" in status.out
+    assert apart.home.zflow("down").code == 0
+    assert [lead.end().code, stage.end().code] == [130, 130]

@@ -21,6 +21,7 @@ from zflow.cli.run import make_plan
 from zflow.cli.screen import make_screen
 from zflow.cli.security import insecure_option, keys_option
 from zflow.cli.settings import Configured
+from zflow.cli.stored import refused
 from zflow.cli.web import http_option, open_web
 from zflow.clock import Clock
 from zflow.ids import Slot
@@ -80,6 +81,8 @@ def coordinator(
     """
     security = Security(keys, insecure_loopback=insecure_loopback)
     security.check_bind(bind)
+    if bind.endswith(":0"):
+        raise refused(f"--bind {bind}", "stages could not find port 0", "name a port")
     security.check_bind(updates_of(bind))
     with open_web(http) as web:
         plan = coordinated(make_plan(target, parameters, replicas, resume, state))

@@ -5,7 +5,7 @@ say everything again.
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from msgspec.structs import replace
 
@@ -31,12 +31,20 @@ KEPT_EVENTS = 500
 
 
 class Gathering:
-    """Of one run. One thread owns it. digest: of the topology's code."""
+    """Of one run. One thread owns it. digest: of the topology's code. waits_for: see `Duties`."""
 
-    def __init__(self, state: RunState, digest: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        digest: str,
+        clock: Clock,
+        *,
+        waits_for: Callable[[], str] = str,
+    ) -> None:
         self._state = state
         self._digest = digest
         self._clock = clock
+        self._waits_for = waits_for
         self._began_s = clock.now_s()
         self._slots: dict[str, SlotCensus] = {}
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
@@ -142,6 +150,7 @@ class Gathering:
             ],
             events=list(self._events),
             alarms=self._alarms(),
+            waits_for=self._waits_for(),
         )
 
     def _names(self, stage: str) -> list[str]:

@@ -204,9 +204,11 @@ class Coordinator:
         self._publish(self.state.on_death(slot, crash))
 
     def drain(self) -> None:
-        """Let the sources stop and everything settle."""
+        """Let the sources stop and everything settle; before any has started there is nothing to
+        settle, and whoever leads the run ends it."""
         self.drained = True
-        self._publish(self.state.drain())
+        if not self.state.begins():
+            self._publish(self.state.drain())
 
     def _publish(self, update: Update | None) -> None:
         if update is not None:

@@ -174,7 +174,9 @@ class Lead:
             digest=plan.stored.record.digest,
             stores=plan.stores,
         )
-        gathering = Gathering(state, plan.stored.record.digest, self._clock)
+        gathering = Gathering(
+            state, plan.stored.record.digest, self._clock, waits_for=duties.waits_for
+        )
         keeps = self._keep_version if self._security.ships_code else None
         return Coordinator(state, duties, gathering, self._server, self._clock, keep_version=keeps)
 
@@ -232,7 +234,7 @@ class Lead:
             self._verdict = (ExitCode.FORCED, "stopped before everything was settled")
         elif timeout_s is not None and self._clock.now_s() - self._began_s > timeout_s:
             self._verdict = (ExitCode.TIMED_OUT, f"not finished after {timeout_s:g} s")
-        elif self._is_drained and coordinator.state.phase in ("gather", "bind", "connect"):
+        elif self._is_drained and coordinator.state.begins():
             self._verdict = (ExitCode.INTERRUPTED, "interrupted before any source had started")
         elif self._drain_asked:
             coordinator.drain()

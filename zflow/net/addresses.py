@@ -89,7 +89,7 @@ def parse_host_port(text: str, *, where: str) -> Address:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > MAX_PORT:
         fix = f"write HOST:PORT with a port from 0 (any that is free) to {MAX_PORT}"
-        raise refusal(where, "it has no port", fix)
+        raise refusal(where, "it has no such port", fix)
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
         if not isinstance(_ip(host), IPv6Address):

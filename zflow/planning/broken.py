@@ -20,7 +20,7 @@ _READY = {"bind": ("bound", "connected", "running"), "connect": ("connected", "r
 
 def starting(case: Case) -> Verdict | None:
     """Not everybody is there, or linked to the others."""
-    if case.picture.phase not in _READY:
+    if case.picture.phase not in (*_READY, "gather"):
         return None
     waits = listed(list(waiting_for(case.picture)))
     sentence = f"The run is starting: {waits}." if waits else "The run is starting."
@@ -28,7 +28,9 @@ def starting(case: Case) -> Verdict | None:
 
 
 def waiting_for(picture: Picture) -> Iterator[str]:
-    """What a run in phase bind or connect waits for, stage by stage; nothing in other phases."""
+    """What a run that has not begun waits for, stage by stage; nothing in later phases."""
+    if picture.waits_for:
+        yield f"nobody runs {picture.waits_for} yet"
     ready = _READY.get(picture.phase)
     for stage in picture.stages if ready is not None else ():
         late = [

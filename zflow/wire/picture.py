@@ -107,6 +107,7 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True, tag="picture"):
     edges: list[EdgePicture]
     events: list[Event]  # the newest, oldest first
     alarms: list[str] = []  # what is wrong now, a sentence each
+    waits_for: str = ""  # which replicas nobody runs, in phase gather
 
     def stage(self, name: str) -> StagePicture:
         """The stage of that name; raises KeyError."""
