@@ -53,6 +53,8 @@ _LOG = logging.getLogger("zflow.replica")
 
 HOT_KEYS = 10  # per edge, told at the end
 IDLE_S = 1.0  # an idle data thread looks up at least this often
+AT_ONCE_NS = 30_000  # a wait as short as that has not slept
+BOOKS_EVERY_S = 0.005  # while items come one by one, to count after each would cost as much as they
 POSITION_EVERY_S = 0.25  # a commit delays an item or two; a restart repeats at most this much
 LAST_WORDS_S = 0.05  # at rest, before it goes: what it has settled is acknowledged meanwhile
 PATIENCE_S = 0.5  # for a source that blocks when the run is over
@@ -111,6 +113,8 @@ class Replica:
         self._keeper = Keeper(dead_path, position_file, clock, self._waiter.wake)
         self._position_asked: tuple[int, bool] | None = None
         self._position_due_s = 0.0
+        self._books_due_s = 0.0
+        self._books_stale = False
         self._burying: dict[int, tuple[str, str, int]] = {}  # ticket -> stage, code, letters
         self._report: control.Report | None = None
         self._controller: Controller | None = None
@@ -240,13 +244,14 @@ class Replica:
             with self._reactor.lock:
                 self._reactor.receive(ready)
             ready = None
-            worked = worker.slice()
+            more = worker.slice()
             with self._reactor.lock:
                 self._keep_house()
-            if not worked and not self._has_work():
+            if not more and not self._has_work():
                 self._counters.time.enter(BLOCKED if self._core.full() else STARVED)
-                ready = self._wait()
-                self._counters.time.leave()
+                found = self._wait()
+                # A wait that found something at once: there is a backlog, so take all of it.
+                ready = found if self._counters.time.leave() > AT_ONCE_NS else None
 
     def _is_through(self) -> bool:
         """This process may end before its run does."""
@@ -272,6 +277,8 @@ class Replica:
         due_s = self._core.due_s()
         if self._worker is not None:
             due_s = min(due_s, self._worker.due_s())
+        if self._books_stale:
+            due_s = min(due_s, self._books_due_s)
         if self._room_asked:
             due_s = min(due_s, self._clock.now_s() + LAST_WORDS_S)
         return self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
@@ -282,12 +289,20 @@ class Replica:
             self._keep_house()
 
     def _keep_house(self) -> None:
-        """Timers, storage, counters, reports. Under the lock, from either thread."""
+        """Timers and storage; now and then the books. Under the lock, from either thread."""
         while self._keeper.done:
             ticket = self._keeper.done.popleft()
             self._counters.buried(*self._burying.pop(ticket))
             self._core.buried(ticket)
         self._reactor.tick()
+        now_s = self._clock.now_s()
+        self._books_stale = now_s < self._books_due_s
+        if not self._books_stale:
+            self._books_due_s = now_s + BOOKS_EVERY_S
+            self._keep_books()
+
+    def _keep_books(self) -> None:
+        """What others see of this process: position, counters, reports."""
         if self._source is not None:
             self._keep_position()
         self._count()

@@ -40,8 +40,8 @@ class TimeBook:
         cpu_ns = self._clock.thread_ns() if state == PULLING else 0
         self._now = (state, self._clock.now_ns(), cpu_ns, *self._now[3:])
 
-    def leave(self, *, waited: bool = True) -> None:
-        """The same is over. waited: whether a generator that was PULLING has waited for something;
+    def leave(self, *, waited: bool = True) -> int:
+        """The same is over; how many nanoseconds it was. waited: whether a generator that was PULLING has waited for something;
         one that has not was at most preempted, and busy all the time."""
         now_ns = self._clock.now_ns()
         state, since_ns, cpu_ns, busy, starved, blocked = self._now
@@ -57,6 +57,7 @@ class TimeBook:
         else:
             blocked += spent
         self._now = (OPEN, 0, 0, busy, starved, blocked)
+        return spent
 
     def row(self) -> list[int]:
         """Nanoseconds in the order of NAMES, what is going on included. None ever falls."""

@@ -30,7 +30,7 @@ class Worker(Protocol):
     """What the data thread drives."""
 
     def slice(self) -> bool:
-        """Run user code for about 2 ms; False if there was nothing to run."""
+        """Run user code for about 2 ms; False if nothing is left to run."""
 
     def due_s(self) -> float:
         """When it has something to do even if nothing arrives; infinite if never."""
@@ -104,19 +104,17 @@ class StageWorker:
         clock = self.bench.clock
         began_ns = clock.now_ns()
         now_ns = began_ns
-        worked = False
         while now_ns - began_ns < SLICE_NS:
             portion = self._take(now_ns)
             if portion is None:
-                break
-            worked = True
+                return False
             self.bench.entered(True)
             self._run(portion)
             self.bench.entered(False)
             ended_ns = clock.now_ns()
             self._account(portion, now_ns, ended_ns)
             now_ns = ended_ns
-        return worked
+        return True
 
     def _take(self, now_ns: int) -> Portion | None:
         """The next units to run, named in the black box before any code sees them."""

@@ -39,7 +39,7 @@ class YieldWorker(StageWorker):
     def slice(self) -> bool:
         """Continue a suspended generator first."""
         if self._portion is None:
-            return super().slice()
+            return super().slice() or self._portion is not None
         bench = self.bench
         if bench.reactor.core.full():
             return False
