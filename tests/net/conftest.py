@@ -22,8 +22,8 @@ def party(folder):
     """`party("sink/0", clients=["parse/0"])` are the sockets of that process; closed at the end."""
     made = []
 
-    def join(name, *, clients=(), curve=None):
-        sockets = Sockets(curve=curve or folder.curve(name, list(clients)))
+    def join(name, *, clients=(), curve=None, clock=None):
+        sockets = Sockets(curve=curve or folder.curve(name, list(clients)), clock=clock)
         made.append(sockets)
         return sockets
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 import pytest
 import zmq
 
+from zflow.clock import Clock
 from zflow.errors import ConfigError, Unavailable
 from zflow.net import curve as curve_module
 from zflow.net import sockets as sockets_module
@@ -16,6 +17,7 @@ from zflow.net.control import ControlClient, ControlServer, Peer, ask
 from zflow.net.curve import Curve, Pair
 from zflow.net.monitor import (
     EXPECTS_ANOTHER,
+    KNOCKED_S,
     NOT_CURVE,
     NOT_LISTED,
     PEER_NOT_CURVE,
@@ -104,6 +106,26 @@ def test_a_stranger_delivers_nothing_and_is_seen(folder, party, until, tmp_path,
                 friend.send(b"hello")
             assert until(lambda: heard(kind, server, friend))[-1] in (b"hello", b"news")
             assert not heard(kind, server, guest)
+
+
+class LaterClock(Clock):
+    def __init__(self):
+        self.later_s = 0.0
+
+    def now_s(self):
+        return Clock.now_s() + self.later_s
+
+
+def test_a_stranger_who_has_stopped_knocking_is_no_alarm_any_more(folder, party, until):
+    clock = LaterClock()
+    sockets = party("sink/0", clients=["parse/0"], clock=clock)
+    bound = sockets.endpoint_of(sockets.pull(LOOPBACK))
+    friend = party("parse/0").push(bound, 10, "sink/0")
+    party("parse/1").push(bound, 10, "sink/0")
+    until(lambda: friend.poll(0, zmq.POLLOUT))
+    assert until(lambda: sockets.handshake_failures().get(bound)).failing, "whoever else gets in"
+    clock.later_s = KNOCKED_S + 1.0
+    assert not sockets.handshake_failures()[bound].failing
 
 
 # -- what the dialling end knows ------------------------------------------------------------------

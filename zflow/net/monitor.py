@@ -7,7 +7,7 @@ seen. Never used for correctness (F26), and nothing of it is on the way of a mes
 import itertools
 import logging
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import zmq
@@ -23,6 +23,7 @@ NO_DETAIL = "no_detail"
 FAILED = {_NO_DETAIL: NO_DETAIL, _PROTOCOL: "protocol", _AUTH: "auth"}
 WATCHED = int(zmq.EVENT_HANDSHAKE_SUCCEEDED) | sum(FAILED)
 WARN_EVERY_S = 5.0
+KNOCKED_S = 60.0  # a stranger that has stopped knocking is no alarm any more
 EVENTS_PER_TURN = 10_000  # under attack the rest waits for the next
 
 _EVENT = struct.Struct("=HI")  # event, value; the endpoint is a part of its own
@@ -57,7 +58,8 @@ class Failure:
     """The handshakes that failed with one peer or at one endpoint.
 
     code: "auth", "no_detail" or "protocol", of the last one, for a label; reason: a sentence.
-    failing: none has succeeded since. last_s: monotonic.
+    failing: with a peer that this process dials, none has succeeded since; at an endpoint, where
+    others succeed all the while, the last one is younger than KNOCKED_S. last_s: monotonic.
     """
 
     code: str
@@ -132,6 +134,11 @@ class Monitor:
 
     def failures(self) -> dict[str, Failure]:
         """By peer, or by endpoint where this process is the server."""
+        since_s = self._clock.now_s() - KNOCKED_S
+        endpoints = {one.name for one in self._watched.values() if one.is_server}
+        for name in endpoints & self._failures.keys():
+            if self._failures[name].last_s < since_s:
+                self._failures[name] = replace(self._failures[name], failing=False)
         return dict(self._failures)
 
     def _failed(self, watched: _Watched, event: int, value: int) -> None:
@@ -148,7 +155,5 @@ class Monitor:
 
     def _succeeded(self, watched: _Watched) -> None:
         before = self._failures.get(watched.name)
-        if before is not None and before.failing:
-            self._failures[watched.name] = Failure(
-                before.code, before.reason, before.count, before.last_s, failing=False
-            )
+        if before is not None and not watched.is_server:
+            self._failures[watched.name] = replace(before, failing=False)
