@@ -213,7 +213,7 @@ def replicas(flow: Topology) -> int:
 
 
 def unknown_edge_option(flow: Topology) -> int:
-    flow.connect(read, show, priority=3)
+    flow.connect(read, show, colour=3)
     return here() - 1
 
 
@@ -280,6 +280,43 @@ def wrong_delivery(flow: Topology) -> int:
     return here() - 1
 
 
+def wrong_priority(flow: Topology) -> int:
+    flow.connect(read, show, priority=8)
+    return here() - 1
+
+
+def wrong_fair(flow: Topology) -> int:
+    flow.connect(read, show, priority=1, fair=1.0)
+    return here() - 1
+
+
+def fair_to_nobody(flow: Topology) -> int:
+    flow.connect(read, show, fair=0.2)
+    return here() - 1
+
+
+def wrong_window(flow: Topology) -> int:
+    flow.connect(read, show, window=0)
+    return here() - 1
+
+
+def wrong_on_full(flow: Topology) -> int:
+    flow.connect(read, show, on_full="drop_old")
+    return here() - 1
+
+
+def urgent_to_a_keeper(flow: Topology) -> int:
+    flow.connect(read, Count, key=str, priority=0)
+    flow.connect(Count, show)
+    return here() - 2
+
+
+def dropped_before_a_keeper(flow: Topology) -> int:
+    flow.connect(read, Count, on_full="drop_newest")
+    flow.connect(Count, show)
+    return here() - 2
+
+
 def wrong_output(flow: Topology) -> int:
     flow.connect(read, show, output="a b")
     return here() - 1
@@ -336,7 +373,7 @@ MISTAKES = [
     (unreachable, "orphan: no source reaches it; connect a source"),
     (leaf, "leaf: its items go nowhere; connect it to a next stage, or declare it with @sink"),
     (replicas, "print: replicas=0 is not valid; give a whole number, at least 1"),
-    (unknown_edge_option, "read->show: unknown option 'priority'; choose one of: delivery,"),
+    (unknown_edge_option, "read->show: unknown option 'colour'; choose one of: delivery,"),
     (mistyped_edge_option, "read->show: unknown option 'outputs'; did you mean 'output'?"),
     (chain_with_output, "read->parse->show: output= in a chain of edges is ambiguous; give"),
     (lonely_connect, "read: connects fewer than two stages"),
@@ -351,6 +388,13 @@ MISTAKES = [
     (two_committers, "keep: replicas=2, but commit() has one writer; give replicas=1"),
     (chain_with_key, "read->Count->show: key= in a chain of edges is ambiguous; give key= to"),
     (wrong_delivery, "delivery='at_least_one' is not valid; did you mean 'at_least_once'?"),
+    (wrong_priority, "read->show: priority=8 is not valid; give a whole number from 0, the most"),
+    (wrong_fair, "read->show: fair=1.0 is not valid; give a share between 0 and 1"),
+    (fair_to_nobody, "read->show: fair= without priority=: nothing overtakes; give priority= too"),
+    (wrong_window, "read->show: window=0 is not valid; give a whole number of items, at least 1"),
+    (wrong_on_full, "read->show: on_full='drop_old' is not valid; give one of block, drop_oldest"),
+    (urgent_to_a_keeper, "read->Count: priority= leads to 'Count', which keeps the order of its"),
+    (dropped_before_a_keeper, "read->Count: on_full='drop_newest' leads to 'Count', which counts"),
     (wrong_output, "read->show: output='a b' is not valid; give a name of letters"),
     (wrong_when, "read->show: when='x > 3' is not valid; give a function that takes the item"),
     (not_a_stage, "abs: is not a stage; decorate it with @source, @stage or @sink"),

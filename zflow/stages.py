@@ -293,12 +293,14 @@ def problem_at(where: str, site: Site, message: str, fix: str) -> Problem:
     return Problem(where=where, file=site[0], line=site[1], message=message, fix=fix)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """True for a real number; bool and NaN are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
 
 
-def _is_whole(value: object, least: int) -> bool:
-    return isinstance(value, int) and _is_number(value) and value >= least
+def is_whole(value: object, least: int) -> bool:
+    """True for an int that is at least that; bool is none."""
+    return isinstance(value, int) and is_number(value) and value >= least
 
 
 def _is_retry_on(value: object) -> bool:
@@ -308,12 +310,12 @@ def _is_retry_on(value: object) -> bool:
 
 OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str) and bool(NAME.fullmatch(value)), NAME_WANTED),
-    "replicas": (lambda value: _is_whole(value, 1), "a whole number, at least 1"),
-    "retries": (lambda value: _is_whole(value, 0), "a whole number, at least 0"),
-    "backoff_s": (lambda value: _is_number(value) and 0 <= value < math.inf, "seconds, at least 0"),
+    "replicas": (lambda value: is_whole(value, 1), "a whole number, at least 1"),
+    "retries": (lambda value: is_whole(value, 0), "a whole number, at least 0"),
+    "backoff_s": (lambda value: is_number(value) and 0 <= value < math.inf, "seconds, at least 0"),
     "retry_on": (_is_retry_on, "an exception class or a tuple of them"),
-    "timeout_s": (lambda value: _is_number(value) and value > 0, "seconds, more than 0"),
-    "max_crashes": (lambda value: _is_whole(value, 1), "a whole number, at least 1"),
+    "timeout_s": (lambda value: is_number(value) and value > 0, "seconds, more than 0"),
+    "max_crashes": (lambda value: is_whole(value, 1), "a whole number, at least 1"),
     "on_error": (lambda value: value in ON_ERROR, f"one of {', '.join(ON_ERROR)}"),
     "deterministic": (lambda value: isinstance(value, bool), "True or False"),
     "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),

@@ -5,7 +5,7 @@ Never raises for a user's mistake: each is kept as a problem with its file and l
 """
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, TypedDict, Unpack, overload
@@ -15,21 +15,37 @@ from zflow.declared import checks
 from zflow.declared.guarantees import weaker_sinks
 from zflow.declared.model import (
     DELIVERIES,
+    ON_FULL,
     PROMISES,
     Declared,
     Delivery,
     EdgeDecl,
     KeyOf,
+    OnFull,
     Predicate,
+    Priority,
     Promise,
     ordered,
 )
 from zflow.errors import Problem, suggest
 from zflow.shapes import Kind
 from zflow.stages import Site, StageDecl, problem_at
+from zflow.wire.run import LANES
 
-EDGE_OPTIONS = ("output", "when", "delivery", "key")
+EDGE_OPTIONS = (
+    *("output", "when", "delivery", "key"),
+    *("priority", "fair", "window", "on_full"),
+)
 ALONE = ("output", "key")  # options of one edge, not of a chain
+QUEUE_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "priority": (
+        lambda value: callable(value) or (api.is_whole(value, 0) and value < LANES),
+        f"a whole number from 0, the most urgent, to {LANES - 1}, or a function of the item",
+    ),
+    "fair": (lambda value: api.is_number(value) and 0 < value < 1, "a share between 0 and 1"),
+    "window": (lambda value: api.is_whole(value, 1), "a whole number of items, at least 1"),
+    "on_full": (lambda value: value in ON_FULL, f"one of {', '.join(ON_FULL)}"),
+}
 
 
 class LinkKeywords(TypedDict, total=False):
@@ -37,6 +53,10 @@ class LinkKeywords(TypedDict, total=False):
 
     when: Predicate | None
     delivery: Delivery | None
+    priority: int | Priority | None
+    fair: float
+    window: int
+    on_full: OnFull
 
 
 class EdgeKeywords(LinkKeywords, total=False):
@@ -125,6 +145,7 @@ class Topology:
         cycles = list(checks.cycles(declared))
         found.extend(cycles)
         found.extend(checks.keyed_edges(declared))
+        found.extend(checks.queued_edges(declared))
         found.extend(checks.inputs(declared))
         found.extend(checks.writers(declared))
         if not self._seen or not cycles:
@@ -223,4 +244,19 @@ class Topology:
         delivery = self._delivery(given.get("delivery"), where, site)
         if delivery is None:
             delivery = "at_most_once" if self.delivery == "at_most_once" else "at_least_once"
-        return {"output": output, "when": when, "key": key, "delivery": delivery}
+        wanted = {"output": output, "when": when, "key": key, "delivery": delivery}
+        return wanted | self._queue_options(given, where, site)
+
+    def _queue_options(self, given: dict[str, Any], where: str, site: Site) -> dict[str, Any]:
+        """How items wait on an edge, as far as it is said and valid."""
+        valid: dict[str, Any] = {}
+        for option, (is_valid, wanted) in QUEUE_RULES.items():
+            value = given.get(option)
+            if value is not None and is_valid(value):
+                valid[option] = value
+            elif value is not None:
+                self._refuse(where, site, f"{option}={value!r} is not valid", f"give {wanted}")
+        if "fair" in valid and given.get("priority") is None:
+            fix = "give priority= too, or remove fair="
+            self._refuse(where, site, "fair= without priority=: nothing overtakes", fix)
+        return valid

@@ -57,6 +57,14 @@ def compared(old, new, **others):
             "when=lambda x: x > 4",
             {"Count": ["when= of Count->write has changed"]},
         ),
+        (
+            "flow.connect(read, parse)",
+            "flow.connect(read, parse, priority=2, window=9)",
+            {
+                name: [f"{option}= of read->parse has changed" for option in ("priority", "window")]
+                for name in ("read", "parse")
+            },
+        ),
         ("replicas=2, ", "replicas=5, ", {}),
         ("print(x)", "print(x)  # loudly", {}),
         (

@@ -31,6 +31,7 @@ def test_the_columns_never_change_their_order():
         "dropped_error",
         "sent_bytes",
         "retries",
+        "dropped_full",
     )
 
 

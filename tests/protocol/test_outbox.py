@@ -294,7 +294,7 @@ def test_by_declared_policy_an_exhausted_unit_is_dropped(make):
     bench.dispatch()
     bench.state(nacks=[error(0)])
     assert bench.all_of(Bury) == []
-    assert bench.outbox.ledger.snapshot().dropped == {"lost": 0, "error": 1}
+    assert bench.outbox.ledger.snapshot().dropped == {"lost": 0, "error": 1, "full": 0}
     assert bench.owner.settled == [0]
     assert bench.balanced()
 
@@ -512,7 +512,7 @@ def test_at_most_once_counts_what_is_lost_and_never_sends_it_again(make):
     bench.outbox.links[0].recover("peer_lost", NOW_S)
     bench.up()
     assert bench.dispatch(NOW_S + 60) == []
-    assert bench.outbox.ledger.snapshot().dropped == {"lost": 3, "error": 1}
+    assert bench.outbox.ledger.snapshot().dropped == {"lost": 3, "error": 1, "full": 0}
     assert bench.outbox.open_units() == 0
     assert bench.balanced()
 

@@ -247,3 +247,38 @@ def test_a_slice_with_a_bad_key_counts_none_of_its_items():
         keying.partitions(["good", Decimal(1)])
     assert keying.items == 0
     assert keying.most_common(1) == []
+
+
+# --- priorities ----------------------------------------------------------------------------------
+
+
+def urgent(priority, when=None):
+    return Emitter([Route(edge=0, output=None, when=when, priority=priority)])
+
+
+def lanes(maker, items):
+    return {output.lane: (output.positions, output.items) for output in maker.route(items)}
+
+
+def test_a_number_is_the_lane_of_all():
+    assert lanes(urgent(0), ["a", "b"]) == {0: (None, ["a", "b"])}
+    assert lanes(urgent(7), ["a", None]) == {7: ([0], ["a"])}
+
+
+def test_a_function_parts_items_by_lane_and_keeps_their_places():
+    maker = urgent(lambda x: x % 3)
+    assert lanes(maker, [0, 1, 3, None, 4]) == {0: ([0, 2], [0, 3]), 1: ([1, 4], [1, 4])}
+    assert lanes(maker, [2, 5]) == {2: (None, [2, 5])}, "of one lane there is nothing to part"
+
+
+def test_when_is_asked_before_how_urgent_it_is():
+    maker = urgent(lambda x: 1 // x, when=lambda x: x > 0)
+    assert lanes(maker, [0, 1, 2]) == {1: ([1], [1]), 0: ([2], [2])}
+
+
+@pytest.mark.parametrize("wrong", [8, -1, True, 1.0, None, "high"])
+def test_what_is_no_lane_fails_its_own_item(wrong):
+    with pytest.raises(WhenError) as caught:
+        urgent(lambda x: wrong if x == 5 else 0).route([1, None, 5])
+    assert caught.value.position == 2
+    assert "priority= gives a whole number from 0 to 7; got" in str(caught.value.__cause__)

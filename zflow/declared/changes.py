@@ -38,10 +38,24 @@ def changes(old: Declared, new: Declared, parameters: frozenset[str] = frozenset
     for edge in new.edges:
         if fingerprint(before[edge.label].when) != fingerprint(edge.when):
             reasons[edge.source].append(f"when= of {edge.label} has changed")
+        for option, value in _waiting(before[edge.label]).items():
+            if value != _waiting(edge)[option]:
+                for name in (edge.source, edge.target):
+                    reasons[name].append(f"{option}= of {edge.label} has changed")
     return Changes(
         reasons={name: why for name, why in reasons.items() if why},
         refusals=[],
     )
+
+
+def _waiting(edge: EdgeDecl) -> dict[str, object]:
+    """How items wait on an edge: both of its ends know."""
+    return {
+        "priority": fingerprint(edge.priority),
+        "fair": edge.fair,
+        "window": edge.window,
+        "on_full": edge.on_full,
+    }
 
 
 def _structure(old: Declared, new: Declared) -> Iterator[str]:

@@ -58,6 +58,23 @@ def keyed_edges(declared: Declared) -> Iterator[Problem]:
             yield problem_at(stage.name, site, message, fix)
 
 
+def queued_edges(declared: Declared) -> Iterator[Problem]:
+    """Ways to wait that would break the order, or the exactness, of a stage with state."""
+    for edge in declared.edges:
+        target = declared.stage(edge.target)
+        site = (edge.file, edge.line)
+        if not target.is_durable:
+            continue
+        if edge.priority is not None:
+            message = f"priority= leads to '{target.name}', which keeps the order of its items"
+            fix = "remove priority=, or give it to an edge before that stage"
+            yield problem_at(edge.label, site, message, fix)
+        if edge.on_full != "block":
+            message = f"on_full='{edge.on_full}' leads to '{target.name}', which counts each item"
+            fix = "remove on_full=, or give it to an edge before that stage"
+            yield problem_at(edge.label, site, message, fix)
+
+
 def inputs(declared: Declared) -> Iterator[Problem]:
     """Stages that need a certain number of edges and have another."""
     for stage in declared.stages:

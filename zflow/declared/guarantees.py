@@ -53,6 +53,9 @@ def _guarantee(declared: Declared, sink: StageDecl) -> Guarantee:
     for stage in above.values():
         if stage.options.on_error == "drop":
             why += f"; {stage.name} drops, and counts, the items that it fails on"
+    for edge in declared.edges:
+        if edge.target in above and edge.on_full != "block":
+            why += f"; {edge.label} drops, and counts, items while it is full"
     return Guarantee(sink=sink.name, delivery=delivery, why=why)
 
 

@@ -14,15 +14,26 @@ Delivery = Literal["at_least_once", "at_most_once"]
 Promise = Literal["exactly_once", "at_least_once", "at_most_once"]
 Predicate = Callable[[Any], object]
 KeyOf = Callable[[Any], object]
+Priority = Callable[[Any], int]
+OnFull = Literal["block", "drop_oldest", "drop_newest"]
 
 DELIVERIES = typing.get_args(Delivery)
 PROMISES = typing.get_args(Promise)
+ON_FULL = typing.get_args(OnFull)
+FAIR_RATIO = 0.1
+WINDOW_ITEMS = 65_536
 PARTITIONS = 64  # of a stage with keyed edges; fixed when its files are made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeDecl:
-    """One declared edge between two stages, by name; `when` and `key` run at the sender."""
+    """One declared edge between two stages, by name; `when`, `key` and a function for `priority`
+    run at the sender.
+
+    priority: from 0, the most urgent, to 7; None: nothing overtakes. fair: the share of the items
+    that is kept for those which are overtaken. window: items that may be open on it. on_full: what
+    happens to more; `block` stops the sender.
+    """
 
     source: str
     target: str
@@ -32,6 +43,10 @@ class EdgeDecl:
     delivery: Delivery
     file: str
     line: int
+    priority: int | Priority | None = None
+    fair: float = FAIR_RATIO
+    window: int = WINDOW_ITEMS
+    on_full: OnFull = "block"
 
     @property
     def label(self) -> str:

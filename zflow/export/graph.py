@@ -118,6 +118,10 @@ def _edge_note(edge: EdgeDecl) -> str:
         notes.append(f"when {name}" if name.isidentifier() else "when ...")
     if edge.delivery == "at_most_once":
         notes.append(edge.delivery)
+    if edge.priority is not None:
+        notes.append(f"priority {_shown(edge.priority)}")
+    if edge.on_full != "block":
+        notes.append(f"{edge.on_full} at {edge.window:,}")
     return ", ".join(filter(None, notes))
 
 
@@ -145,6 +149,10 @@ def _stage_data(stage: StageDecl) -> dict[str, Any]:
     }
 
 
+def _shown(priority: object) -> object:
+    return getattr(priority, "__name__", repr(priority)) if callable(priority) else priority
+
+
 def _edge_data(edge: EdgeDecl) -> dict[str, Any]:
     return {
         "edge": edge.text,
@@ -153,6 +161,10 @@ def _edge_data(edge: EdgeDecl) -> dict[str, Any]:
         "output": edge.output,
         "when": getattr(edge.when, "__name__", repr(edge.when)) if edge.when else None,
         "delivery": edge.delivery,
+        "priority": _shown(edge.priority),
+        "fair": edge.fair if edge.priority is not None else None,
+        "window": edge.window,
+        "on_full": edge.on_full,
         "file": edge.file,
         "line": edge.line,
     }

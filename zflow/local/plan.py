@@ -343,6 +343,10 @@ def _edge_configs(declared: Declared) -> list[EdgeConfig]:
             delivery=edge.delivery,
             partitions=declared.partitions(edge.target),
             unmarked=declared.is_unmarked(edge),
+            window_items=edge.window,
+            lanes=edge.priority is not None,
+            fair_ratio=edge.fair,
+            on_full=edge.on_full,
         )
         for edge in declared.edges
     ]

@@ -16,9 +16,11 @@ from zflow.protocol.actions import Action, Bury, LinkKey
 from zflow.protocol.identity import Brancher
 from zflow.protocol.inbox import Inbox, InboxSettings, Parcel, Portion, ReceiverLink
 from zflow.protocol.keyed import KeyedOutbox
+from zflow.protocol.lanes import PriorityOutbox
 from zflow.protocol.origin import Origin
 from zflow.protocol.outbox import Chance, EdgeSettings, Outbox
 from zflow.protocol.outputs import Output, Share, segments_of, shared
+from zflow.protocol.overflow import DroppingOutbox, DroppingPriorityOutbox
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, LinkState
 from zflow.protocol.task import Task
@@ -35,7 +37,7 @@ from zflow.wire.data import (
     Welcome,
 )
 from zflow.wire.payload import Codec, DecodeError, Payload
-from zflow.wire.run import cut_runs
+from zflow.wire.run import cut_runs, lane_flags
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,14 @@ class OriginSettings:
     origin: int
     stage: str
     low: int
+
+
+def _kind_of(edge: EdgeSettings) -> type[Outbox]:
+    if edge.partitions:
+        return KeyedOutbox
+    if edge.on_full != "block":
+        return DroppingPriorityOutbox if edge.lanes else DroppingOutbox
+    return PriorityOutbox if edge.lanes else Outbox
 
 
 class Core:
@@ -93,7 +103,7 @@ class Core:
         self._reported_dead: set[tuple[str, int]] = set()
         self.partitions: dict[int, Origin] = {}  # of a durable stage: its outputs' origins
         self.outboxes = {
-            edge.edge: (KeyedOutbox if edge.partitions else Outbox)(
+            edge.edge: _kind_of(edge)(
                 edge,
                 settings.identity,
                 codec=codec,
@@ -256,7 +266,7 @@ class Core:
     def next_parcel(self, now_s: float) -> Parcel | None:
         """The parcel to execute from next, its items decoded; None if there is nothing to do."""
         while self.inbox.parcels and not self._paused:
-            parcel = self.inbox.parcels[0]
+            parcel = self.inbox.first()
             if parcel.items is not None:
                 return parcel
             try:
@@ -312,6 +322,7 @@ class Core:
         edge: int,
         ordinals: list[int] | range,
         items: list[Any],
+        lane: int | None = None,
     ) -> None:
         """Some of what one input yielded on one free edge; `ordinals` count all of its yields."""
         runs = portion.runs
@@ -321,6 +332,8 @@ class Core:
                 break
             at += run.n
         made = self._branchers[edge].yielded(run, position - at, ordinals)
+        if lane is not None:
+            made.flags = lane_flags(lane)
         task.made(len(items))
         parents = [portion.first + position - task.first] * len(items)
         self.outboxes[edge].enqueue(Segment([made], items, task, parents))

@@ -22,6 +22,7 @@ from zflow.intervals import IntervalSet
 from zflow.protocol.actions import Action, LinkKey, Reply
 from zflow.protocol.credit import ReceiverCredit, Window
 from zflow.protocol.sender import LOST_S
+from zflow.protocol.turns import Turns
 from zflow.wire.data import (
     MAX_ERROR_BYTES,
     NOT_OWNER,
@@ -59,6 +60,7 @@ class InboxSettings:
     window_bytes: int = 64 * 1024 * 1024
     inbox_bytes: int = 256 * 1024 * 1024
     crashes: tuple[Crash, ...] = field(default=())
+    fair_ratio: float | None = None  # None where no edge has priorities: first come, first served
 
 
 class Parcel:
@@ -68,7 +70,7 @@ class Parcel:
     """
 
     __slots__ = (
-        *("arrived_s", "first", "items", "link", "n", "payload", "runs", "size_bytes"),
+        *("arrived_s", "first", "items", "lane", "link", "n", "payload", "runs", "size_bytes"),
         *("suspect", "taken"),
     )
 
@@ -83,6 +85,7 @@ class Parcel:
         self.size_bytes = payload.size_bytes
         self.suspect = bool(frame.runs[0].flags & SUSPECT)
         self.items: list[Any] | None = None
+        self.lane = frame.runs[0].lane
         self.taken = 0
         self.arrived_s = arrived_s
 
@@ -230,6 +233,8 @@ class Inbox:
         self.window = Window(max_items=settings.window_items)
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
+        self._turns = Turns(settings.fair_ratio) if settings.fair_ratio is not None else None
+        self._waiting: list[int] = []  # the lanes among them when the first one was chosen
         self.watermarks: dict[int, int] = {}  # the highest known low mark of each origin (R7)
         self.executing_since_s: float | None = None
         self.stale_frames = 0
@@ -342,7 +347,18 @@ class Inbox:
             return
         link.next += frame.n
         link.held += frame.n
-        self.parcels.append(Parcel(link, frame, payload, now_s))
+        parcel = Parcel(link, frame, payload, now_s)
+        if self._turns is None:
+            self.parcels.append(parcel)
+        else:
+            self._line_up(parcel)
+
+    def _line_up(self, parcel: Parcel) -> None:
+        """Behind whatever is as urgent; there are never more than a window of them."""
+        at = len(self.parcels)
+        while at and self.parcels[at - 1].lane > parcel.lane:
+            at -= 1
+        self.parcels.insert(at, parcel)
 
     def on_heartbeat(self, frame: Heartbeat, now_s: float) -> None:
         """Find a lost tail, and answer with the state."""
@@ -434,6 +450,17 @@ class Inbox:
 
     # -- work --------------------------------------------------------------------------------
 
+    def first(self) -> Parcel:
+        """The parcel whose turn it is; there is one."""
+        if self._turns is not None and len(self.parcels) > 1:
+            self._waiting = sorted({parcel.lane for parcel in self.parcels})
+            lane = self._turns.next(self._waiting)
+            if lane != self.parcels[0].lane:
+                chosen = next(parcel for parcel in self.parcels if parcel.lane == lane)
+                self.parcels.remove(chosen)
+                self.parcels.appendleft(chosen)
+        return self.parcels[0]
+
     def leave(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Take the next `n` units of the first parcel out of the inbox; its items are decoded."""
         begin = parcel.taken
@@ -449,6 +476,9 @@ class Inbox:
         parcel.taken = end
         if end == parcel.n:
             self.parcels.popleft()
+        if self._turns is not None:
+            self._turns.served(parcel.lane, self._waiting or [parcel.lane], end - begin)
+            self._waiting = []
         link.held -= end - begin
         if link.changed_s > now_s:
             link.changed_s = now_s

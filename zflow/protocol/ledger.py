@@ -7,15 +7,16 @@ hold unacknowledged.
 from dataclasses import dataclass
 
 REPLAY_REASONS = ("reset", "peer_lost", "nack", "sender_died", "not_owner")
-DROP_REASONS = ("lost", "error")
+DROP_REASONS = ("lost", "error", "full")
 COLUMNS = (
     "sent",
     "processed",
     "dead_lettered",
     *(f"replayed_{reason}" for reason in REPLAY_REASONS),
-    *(f"dropped_{reason}" for reason in DROP_REASONS),
+    *("dropped_lost", "dropped_error"),
     "sent_bytes",
     "retries",
+    "dropped_full",
 )
 
 

@@ -42,6 +42,9 @@ class EdgeSettings:
     max_crashes: int = 3
     on_error: str = "dead_letter"
     partitions: int = 0  # of a keyed edge; 0 on a free one, whose units any slot may take
+    lanes: bool = False  # its units overtake one another
+    fair_ratio: float = 0.1  # of the units, for lanes that are overtaken
+    on_full: str = "block"  # or "drop_oldest", "drop_newest": of what waits, once it is full
     declared: int = 0  # over how many slots they were shared out when the run began; 0: the targets
 
 
@@ -168,6 +171,10 @@ class Outbox:
     def _queues(self) -> Sequence[deque[Segment]]:
         return (self.queue,)
 
+    def _next_queue(self) -> deque[Segment]:
+        """From which the next message is filled; empty if nothing waits."""
+        return self.queue
+
     def _to_front(self, segments: Sequence[Segment]) -> None:
         for segment in reversed(segments):
             self._queue_of(segment).appendleft(segment)
@@ -223,13 +230,13 @@ class Outbox:
     def _dispatch(self, now_s: float) -> None:
         ready = [link for link in self.links if link.room() > 0]
         share = -(-self.queued // max(1, len(ready)))  # what there is, spread over all of them
-        while self.queue and ready:
+        while ready and (queue := self._next_queue()):
             link = ready[0] if len(ready) == 1 else max(ready, key=SenderLink.free_share)
             room = link.room()
             if room <= 0:
                 ready.remove(link)
                 continue
-            segments = self._take(self.queue, min(room, share, self._message_items(link)))
+            segments = self._take(queue, min(room, share, self._message_items(link)))
             if segments:
                 self._send(link, segments, now_s)
 

@@ -10,17 +10,18 @@ from typing import Any
 from zflow.protocol.identity import Brancher
 from zflow.protocol.segment import Segment
 from zflow.protocol.task import Task
-from zflow.wire.run import Run
+from zflow.wire.run import Run, lane_flags
 
 
 class Output:
     """What a stretch of inputs gave on one edge.
 
     positions: which inputs gave an item, None if every one did; items: in the same order.
-    partitions: on a keyed edge, where each item belongs.
+    partitions: on a keyed edge, where each item belongs. lane: how urgent all of them are, None
+    where nothing overtakes. There may be several of one edge, one for each lane.
     """
 
-    __slots__ = ("edge", "items", "partitions", "positions")
+    __slots__ = ("edge", "items", "lane", "partitions", "positions")
 
     def __init__(
         self,
@@ -28,11 +29,13 @@ class Output:
         positions: list[int] | None,
         items: list[Any],
         partitions: list[int] | None = None,
+        lane: int | None = None,
     ) -> None:
         self.edge = edge
         self.positions = positions
         self.items = items
         self.partitions = partitions
+        self.lane = lane
 
 
 class Share:
@@ -82,6 +85,9 @@ def segments_of(
     else:
         made = [brancher.returned(run, own) for run, own in by_run(runs, output.positions)]
         parents = output.positions
+    if output.lane is not None:
+        for run in made:
+            run.flags = lane_flags(output.lane)
     yield Segment(made, output.items, task, parents)
 
 

@@ -108,6 +108,7 @@ def make_core(place: Place, position: Position | None) -> Core:
         window_items=min((edge.window_items for edge in incoming), default=1),
         window_bytes=min((edge.window_bytes for edge in incoming), default=1),
         crashes=place.crashes,
+        fair_ratio=max((edge.fair_ratio for edge in incoming if edge.lanes), default=None),
     )
     settings = CoreSettings(
         identity=identity,
@@ -154,6 +155,9 @@ def _edges_out(place: Place) -> Iterator[EdgeSettings]:
                 max_crashes=target.max_crashes,
                 on_error=target.on_error,
                 partitions=edge.partitions,
+                lanes=edge.lanes,
+                fair_ratio=edge.fair_ratio,
+                on_full=edge.on_full,
                 declared=target.replicas,
             )
 
@@ -223,6 +227,7 @@ def make_emitter(place: Place, user: User) -> Emitter:
                     output=edge.output,
                     when=None if resent else own.when,
                     keyed=Keying(own.key, edge.partitions) if edge.partitions else None,
+                    priority=own.priority,
                 )
             )
     return Emitter(routes)

@@ -5,7 +5,7 @@ before user code runs again. On the usual path it looks at the set of types of a
 single items.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -17,6 +17,7 @@ from zflow.hashing import stable_hash
 from zflow.protocol.outputs import Output
 from zflow.stages import Emit
 from zflow.wire.codec import holds_writable_buffer, snapshot
+from zflow.wire.run import LANES
 
 MAX_SHOWN_CHARS = 60  # of a key
 
@@ -33,6 +34,7 @@ class Route:
     output: str | None
     when: Callable[[Any], object] | None
     keyed: "Keying | None" = None
+    priority: int | Callable[[Any], int] | None = None
 
 
 class Keying:
@@ -115,7 +117,10 @@ class Keying:
 
 
 class WhenError(Exception):
-    """The user's `when=` or `key=` raised for the output at `position`; the cause is its error."""
+    """The user's `when=`, `key=` or `priority=` raised for the output at `position`.
+
+    The cause is its error.
+    """
 
     def __init__(self, position: int) -> None:
         super().__init__(position)
@@ -128,7 +133,11 @@ class Emitter:
     def __init__(self, routes: Sequence[Route]) -> None:
         self._routes = tuple(routes)
         self._plain = all(
-            route.output is None and route.when is None and route.keyed is None for route in routes
+            route.output is None
+            and route.when is None
+            and route.keyed is None
+            and route.priority is None
+            for route in routes
         )
         self._uncopied: set[type] = set(_IMMUTABLE)
         self._copied: set[type] = set()
@@ -193,12 +202,12 @@ class Emitter:
         whole = not empty and Emit not in types
         if whole and self._plain:
             return [Output(route.edge, None, items) for route in self._routes]
-        return [self._one(route, items, whole) for route in self._routes]
+        return [output for route in self._routes for output in self._one(route, items, whole)]
 
-    def _one(self, route: Route, items: list[Any], whole: bool) -> Output:
+    def _one(self, route: Route, items: list[Any], whole: bool) -> list[Output]:
         """whole: there is no None and no Emit among the items."""
         if whole and route.output is None and route.when is None:
-            return _output(route, None, items)
+            return _outputs(route, None, items)
         positions: list[int] = []
         chosen: list[Any] = []
         for position, item in enumerate(items):
@@ -213,14 +222,36 @@ class Emitter:
                 continue
             positions.append(position)
             chosen.append(item)
-        return _output(route, positions if len(positions) < len(items) else None, chosen)
+        return _outputs(route, positions if len(positions) < len(items) else None, chosen)
 
 
-def _output(route: Route, positions: list[int] | None, items: list[Any]) -> Output:
+def _outputs(route: Route, positions: list[int] | None, items: list[Any]) -> list[Output]:
+    """One, or one for each lane."""
     partitions = None
     if route.keyed is not None:
         partitions = _partitions(route.keyed, positions or range(len(items)), items)
-    return Output(route.edge, positions, items, partitions)
+    if not callable(route.priority):
+        return [Output(route.edge, positions, items, partitions, route.priority)]
+    numbers = positions if positions is not None else range(len(items))
+    lanes: defaultdict[int, list[int]] = defaultdict(list)
+    for place, item in enumerate(items):
+        lanes[_lane_of(route.priority, item, numbers[place])].append(place)
+    if len(lanes) == 1:
+        return [Output(route.edge, positions, items, None, lane) for lane in lanes]
+    return [
+        Output(route.edge, [numbers[at] for at in own], [items[at] for at in own], None, lane)
+        for lane, own in lanes.items()
+    ]
+
+
+def _lane_of(priority: Callable[[Any], int], item: Any, position: int) -> int:
+    try:
+        lane = priority(item)
+        if isinstance(lane, bool) or not isinstance(lane, int) or not 0 <= lane < LANES:
+            raise ValueError(f"priority= gives a whole number from 0 to {LANES - 1}; got {lane!r}")
+    except Exception as error:
+        raise WhenError(position) from error
+    return lane
 
 
 def _shown(key: Any) -> str:

@@ -41,8 +41,11 @@ class TimeBook:
         self._now = (state, self._clock.now_ns(), cpu_ns, *self._now[3:])
 
     def leave(self, *, waited: bool = True) -> int:
-        """The same is over; how many nanoseconds it was. waited: whether a generator that was PULLING has waited for something;
-        one that has not was at most preempted, and busy all the time."""
+        """The same is over; how many nanoseconds it was.
+
+        waited: whether a generator that was PULLING has waited for something; one that has not was
+        at most preempted, and busy all the time.
+        """
         now_ns = self._clock.now_ns()
         state, since_ns, cpu_ns, busy, starved, blocked = self._now
         spent = now_ns - since_ns

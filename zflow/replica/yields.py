@@ -142,7 +142,9 @@ class YieldWorker(StageWorker):
             elif output.items:
                 ordinals = _ordinals(ordinal, output)
                 core = self.bench.reactor.core
-                core.yielded(task, portion, position, output.edge, ordinals, output.items)
+                core.yielded(
+                    task, portion, position, output.edge, ordinals, output.items, output.lane
+                )
 
     # -- streams -----------------------------------------------------------------------------
 

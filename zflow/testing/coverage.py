@@ -4,13 +4,14 @@ Decides only what was never hit. `watched` counts the few decisions that no fram
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from zflow.protocol.inbox import Inbox
+from zflow.protocol.inbox import Inbox, Parcel
 from zflow.protocol.outbox import Outbox
 from zflow.protocol.sender import LOST_S, LinkState, SenderLink
+from zflow.protocol.turns import Turns
 
 FAULTS = (
     *("kill", "kill in slice", "kill pair", "kill all", "hunt", "silent death", "killed process"),
@@ -67,6 +68,8 @@ TRANSITIONS = (
     *("retired, and wanted again", "wanted again before it has left", "born with an old word"),
     *("died while leaving, and was not started again", "hung up after silence"),
     *("guest forgotten after silence", "partition of a slot without a link"),
+    # lanes
+    *("overtaken in an inbox", "turn of the overtaken"),
     # partitions that move
     *("partition released", "given back", "given back as a stray", "ledger replayed_not_owner"),
 )
@@ -80,9 +83,10 @@ def missing(faults: Counter[str], transitions: Counter[str]) -> list[str]:
 
 @contextmanager
 def watched(seen: Counter[str]) -> Iterator[None]:
-    """Count recoveries by reason, halved messages and forgotten links, within the block."""
+    """Count recoveries by reason, halved messages, forgotten links and overtaking."""
     recover, halve = SenderLink.recover, Outbox._halve
     part, see_off = SenderLink.part, Inbox.see_off
+    line_up, following = Inbox._line_up, Turns.next
 
     def counting_recover(self: SenderLink, reason: str, now_s: float) -> None:
         refused_s = now_s - (self._refused_since_s or now_s)
@@ -107,11 +111,22 @@ def watched(seen: Counter[str]) -> Iterator[None]:
             self.links.get(link.key) is not link for link in silent
         )
 
-    replaced: tuple[tuple[type, str, Callable[..., None]], ...] = (
+    def counting_line_up(self: Inbox, parcel: Parcel) -> None:
+        line_up(self, parcel)
+        seen["overtaken in an inbox"] += self.parcels[-1] is not parcel
+
+    def counting_next(self: Turns, waiting: Sequence[int]) -> int:
+        lane = following(self, waiting)
+        seen["turn of the overtaken"] += lane != waiting[0]
+        return lane
+
+    replaced: tuple[tuple[type, str, Callable[..., Any]], ...] = (
         (SenderLink, "recover", counting_recover),
         (Outbox, "_halve", counting_halve),
         (SenderLink, "part", counting_part),
         (Inbox, "see_off", counting_see_off),
+        (Inbox, "_line_up", counting_line_up),
+        (Turns, "next", counting_next),
     )
     before = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
     for owner, name, by in replaced:

@@ -95,6 +95,9 @@ class Process:
             window_items=stage.window_items,
             window_bytes=stage.window_bytes,
             crashes=tuple(seat.crashes),
+            fair_ratio=max(
+                (e.settings.fair_ratio for e in stage.ins if e.settings.lanes), default=None
+            ),
         )
         identity = Identity(
             run_id=RUN_ID,
@@ -216,7 +219,9 @@ class Process:
         before = len(inbox.parcels)
         heard = self._heard(frame.token)
         self.core.on_frame(frame, payload, now_s)
-        parcel = inbox.parcels[-1] if len(inbox.parcels) > before else None
+        parcel = None
+        if len(inbox.parcels) > before:
+            parcel = next(p for p in inbox.parcels if p.link is link and p.first == frame.first)
         self.world.invariants.accepted(frame, parcel, heard)
         if parcel is not None:
             self.world.invariants.inbox(self.core, parcel)

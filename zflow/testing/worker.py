@@ -12,6 +12,7 @@ from zflow.protocol.origin import Origin
 from zflow.protocol.outputs import Output
 from zflow.testing.items import Fate, Item
 from zflow.testing.topologies import SINK, SOURCE
+from zflow.testing.urgent import by_lane
 from zflow.wire.run import Run
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Worker:
         self._stage = process.stage
         self._numbers = [edge.number for edge in process.stage.outs]
         self._keyed = {edge.number for edge in process.stage.outs if edge.keyed}
+        self._urgent = {edge.number for edge in process.stage.outs if edge.settings.lanes}
         self.due_s = float("inf")
         self.alarm_s = float("inf")  # when a timer is due, if nothing happens before
         self.slow = 1.0
@@ -229,6 +231,11 @@ class Worker:
             positions = [p for p, item in enumerate(items) if item.kids[at]]
             kids = [items[p].kids[at][0][1] for p in positions]
             everyone = len(positions) == len(items)
+            if number in self._urgent:
+                for lane, own in by_lane(kids).items():
+                    places, some = [positions[p] for p in own], [kids[p] for p in own]
+                    outputs.append(Output(number, places, some, None, lane))
+                continue
             partitions = [self._place(kid) for kid in kids] if number in self._keyed else None
             outputs.append(Output(number, None if everyone else positions, kids, partitions))
         return outputs
@@ -238,9 +245,12 @@ class Worker:
         return kid.partition
 
     def _retained(self, outputs: list[Output]) -> None:
+        made: Counter[int] = Counter()
         for output in outputs:
-            if output.items:
-                self._count_made(output.edge, len(output.items))
+            made[output.edge] += len(output.items)
+        for edge, n in made.items():
+            if n:
+                self._count_made(edge, n)
 
     def _count_made(self, edge: int, n: int) -> None:
         self._made[edge] += n

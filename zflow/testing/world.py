@@ -28,6 +28,7 @@ from zflow.testing.process import Process
 from zflow.testing.redrive import Redrives, with_redrives
 from zflow.testing.rescales import Rescales
 from zflow.testing.topologies import SOURCE, Stage, Topology, random_topology
+from zflow.testing.urgent import EVERY_SEED, WITH_LANES, with_lanes
 from zflow.wire.data import Crash, Frame
 
 DRAIN_S = 300.0  # of virtual time, for everything after the last fault
@@ -104,7 +105,10 @@ class World:
         self.seed = seed
         self.random = Random(seed)
         self.now_s = 0.0
-        self.topology = with_redrives(topology or random_topology(self.random), self.random)
+        made = topology or random_topology(self.random)
+        if seed % EVERY_SEED == WITH_LANES:
+            made = with_lanes(made, Random(seed))
+        self.topology = with_redrives(made, self.random)
         self.roots, self.items, self.finals = grow(self.topology, self.random)
         self.invariants = Invariants()
         self.frames: Counter[type[Frame]] = Counter()

@@ -14,6 +14,7 @@ from zflow.replica.scatter import Scatter
 from zflow.testing.invariants import Violation
 from zflow.testing.items import Item
 from zflow.testing.topologies import STREAM
+from zflow.testing.urgent import by_lane
 from zflow.testing.worker import Worker
 from zflow.wire.run import FREE
 
@@ -100,6 +101,12 @@ class YieldWorker(Worker):
             if number in stretch.scatters:
                 output = Output(number, None, made, [self._place(kid) for kid in made])
                 stretch.scatters[number].add(position - stretch.begin, output)
+            elif number in self._urgent:
+                for lane, own in by_lane(made).items():
+                    numbers, kids = [ordinals[p] for p in own], [made[p] for p in own]
+                    where = stretch.task, portion, position, number
+                    self._core.yielded(*where, numbers, kids, lane)
+                    self._count_made(number, len(kids))
             elif some:
                 self._core.yielded(stretch.task, portion, position, number, ordinals, made)
                 self._count_made(number, len(made))

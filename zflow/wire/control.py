@@ -48,6 +48,9 @@ class EdgeConfig(msgspec.Struct, frozen=True, kw_only=True):
     window_bytes: int = 64 * 1024 * 1024
     partitions: int = 0  # into which its items are keyed; 0 where any replica may take them
     unmarked: bool = False  # no watermark comes over it: everything on it may be lost
+    lanes: bool = False  # its items overtake one another
+    fair_ratio: float = 0.1
+    on_full: str = "block"
 
 
 class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):

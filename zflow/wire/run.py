@@ -20,6 +20,10 @@ SUSPECT = 1  # executing when its process died: runs alone, unit by unit
 RESENT = 2  # an earlier copy may have been taken by a receiver that is gone
 SINGLE = 4  # travels in a message of its own: in another it could not be read
 
+LANES = 8  # of units that overtake one another, 0 the most urgent
+MIDDLE_LANE = 4  # of whatever comes over an edge without `priority=`
+_LANE_SHIFT = 4  # in the flags: 0 for none, else the lane + 1
+
 FREE = -1  # the partition of what any replica may take
 
 Unit = tuple[int, int, int, int]  # origin, oseq, path, index
@@ -43,6 +47,11 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     numbers: list[int] | None = None
     partition: int = FREE
     counts: list[int] | None = None
+
+    @property
+    def lane(self) -> int:
+        """How urgent its units are, 0 the most."""
+        return (self.flags >> _LANE_SHIFT) - 1 if self.flags >> _LANE_SHIFT else MIDDLE_LANE
 
     @property
     def items(self) -> int:
@@ -127,6 +136,11 @@ class Run(msgspec.Struct, array_like=True, gc=False, omit_defaults=True):
     def units(self) -> Iterator[Unit]:
         """All identities, in order; off the hot path only."""
         return (self.unit(position) for position in range(self.n))
+
+
+def lane_flags(lane: int) -> int:
+    """The flags of a run on that lane."""
+    return (lane + 1) << _LANE_SHIFT
 
 
 def cut_runs(runs: list[Run], begin: int, end: int) -> list[Run]:
