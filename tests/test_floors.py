@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 FLOORS = {
     0: "errors clock ids intervals hashing",
-    1: "locks log paths metrics wire durable",
+    1: "locks log paths metrics wire durable occasions",
     2: "shapes",
     3: "stages",
     4: "declared windowing",

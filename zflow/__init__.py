@@ -4,6 +4,7 @@ The public door: what a topology file imports. Never loads zmq, so that reading 
 """
 
 from zflow.durable import DurableStage
+from zflow.occasions import Failure, Letter, Run
 from zflow.stages import emit, sink, source, stage
 from zflow.topology import Topology
 from zflow.windowing.specs import Window, session, sliding, tumbling
@@ -13,6 +14,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DurableStage",
+    "Failure",
+    "Letter",
+    "Run",
     "Topology",
     "Window",
     "__version__",

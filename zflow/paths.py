@@ -71,6 +71,10 @@ class RunDirectory:
         """What a slot's processes wrote to `out` or `err`."""
         return self.root / "o" / f"{stage_number}-{index}.{stream}"
 
+    def hooks_log(self, stream: str) -> Path:
+        """What the topology's hooks wrote to `out` or `err`."""
+        return self.root / "o" / f"hooks.{stream}"
+
     def logged(self) -> dict[Slot, dict[str, Path]]:
         """The logs that are there, by slot and stream; empty without a run directory."""
         found = {}
@@ -160,6 +164,11 @@ class StateDirectory:
     def stores(self) -> Path:
         """In which state directory each source and durable stage keeps what it has, as JSON."""
         return self.root / "stores.json"
+
+    @property
+    def told(self) -> Path:
+        """The dead letters that the topology's hooks have been told of, an id in each line."""
+        return self.root / "told"
 
     @property
     def record(self) -> Path:

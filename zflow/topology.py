@@ -4,11 +4,12 @@ Never raises for a user's mistake: each is kept as a problem with its file and l
 `zflow check` shows all of them at once. Never starts, loads or sends anything.
 """
 
+import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 from zflow import stages as api
 from zflow.declared import checks
@@ -28,9 +29,13 @@ from zflow.declared.model import (
     ordered,
 )
 from zflow.errors import Problem, suggest
+from zflow.occasions import Failure, Letter, Run
 from zflow.shapes import Kind
 from zflow.stages import Site, StageDecl, problem_at
 from zflow.wire.run import LANES
+
+T = TypeVar("T")
+H = TypeVar("H")
 
 EDGE_OPTIONS = (
     *("output", "when", "delivery", "key"),
@@ -76,6 +81,7 @@ class Topology:
         self._stages: dict[str, StageDecl] = {}
         self._seen: list[StageDecl] = []  # also those whose name was taken already
         self._edges: list[EdgeDecl] = []
+        self._hooks: dict[str, list[Callable[[Any], object]]] = {}
         # What a refused edge or unknown stage touches: calling it unconnected would hide the cause.
         self._excused: set[str] = set()
         self._guesses = False  # whether something refused may have been the source
@@ -127,6 +133,38 @@ class Topology:
         """Declare an undecorated sink, or one sink twice; the result goes into `connect`."""
         return self._declare(target, "sink", options)
 
+    def on_start(self, hook: Callable[[Run], H]) -> Callable[[Run], H]:
+        """Call this function with the `Run` once all replicas run.
+
+        Hooks run one after the other in a process of their own, beside whoever leads the run: they
+        hold up no item, and what one raises is shown and forgotten.
+        """
+        return self._hook("on_start", hook)
+
+    def on_finish(self, hook: Callable[[Run], H]) -> Callable[[Run], H]:
+        """Call this function with the `Run` when it is over, however it ended."""
+        return self._hook("on_finish", hook)
+
+    def on_error(self, hook: Callable[[Failure], H]) -> Callable[[Failure], H]:
+        """Call this function with a `Failure` whenever a replica dies, and if the run fails."""
+        return self._hook("on_error", hook)
+
+    def on_dead_letter(self, hook: Callable[[Letter], H]) -> Callable[[Letter], H]:
+        """Call this function with each `Letter` of an item that was given up, once it is stored.
+
+        At least once: twice if the process of the hooks is killed right behind the call.
+        """
+        return self._hook("on_dead_letter", hook)
+
+    def _hook(self, name: str, hook: Callable[[T], H]) -> Callable[[T], H]:
+        site = api.call_site(2)
+        fix = "give a function that takes one argument, and returns at once or blocks"
+        if not callable(hook) or inspect.iscoroutinefunction(hook):
+            self._refuse(name, site, f"{hook!r} cannot be a hook", fix)
+        else:
+            self._hooks.setdefault(name, []).append(hook)
+        return hook
+
     def declared(self) -> Declared:
         """The graph so far, frozen. Meaningful only when `problems()` is empty."""
         return Declared(
@@ -134,6 +172,7 @@ class Topology:
             delivery=self.delivery,
             stages=tuple(ordered(self._stages, self._edges)),
             edges=tuple(self._edges),
+            hooks={name: tuple(hooks) for name, hooks in self._hooks.items()},
         )
 
     def problems(self) -> tuple[Problem, ...]:

@@ -108,6 +108,10 @@ class Gathering:
             )
         )
 
+    def events_behind(self, number: int) -> list[Event]:
+        """Those that came later and are still known, oldest first."""
+        return [event for event in self._events if event.number > number]
+
     def picture(self) -> Picture:
         """Everything that is known now."""
         config = self._state.config

@@ -5,7 +5,7 @@ Decides nothing. Never starts, loads or sends anything.
 
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zflow.stages import StageDecl
@@ -15,6 +15,7 @@ Promise = Literal["exactly_once", "at_least_once", "at_most_once"]
 Predicate = Callable[[Any], object]
 KeyOf = Callable[[Any], object]
 Priority = Callable[[Any], int]
+Hook = Callable[[Any], object]
 OnFull = Literal["block", "drop_oldest", "drop_newest"]
 
 DELIVERIES = typing.get_args(Delivery)
@@ -61,12 +62,16 @@ class EdgeDecl:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """A topology as data: stages in topological order, edges in the order of declaration."""
+    """A topology as data: stages in topological order, edges in the order of declaration.
+
+    hooks: the user's functions by the name of the hook, in the order of declaration.
+    """
 
     name: str
     delivery: Promise
     stages: tuple[StageDecl, ...]
     edges: tuple[EdgeDecl, ...]
+    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
 
     def stage(self, name: str) -> StageDecl:
         """The stage of that name. raises: KeyError."""

@@ -19,16 +19,18 @@ from zflow.coordinator.state import RunState
 from zflow.coordinator.web.server import WebServer
 from zflow.errors import ExitCode, Unavailable
 from zflow.ids import Slot
+from zflow.local.hooks import Hooks
 from zflow.local.plan import Plan
 from zflow.local.result import RunResult, hot_keys, make_result
 from zflow.net.control import ControlServer
 from zflow.net.curve import COORDINATOR, OPERATOR, READER, SUPERVISOR
 from zflow.net.security import Security
 from zflow.net.sockets import Sockets
+from zflow.occasions import Run
 from zflow.state.runs import RunFolder, RunLock, StoredRun, write_private, write_record
 from zflow.supervisor.attending import versions
 from zflow.supervisor.member import Death
-from zflow.wire.control import Apply, Ended, RunConfig
+from zflow.wire.control import MADE_ROOM, Apply, Ended, RunConfig
 from zflow.wire.picture import Picture, StagePicture, added, totals_of
 
 TURN_S = 0.05
@@ -104,6 +106,7 @@ class Lead:
         self._verdict: tuple[ExitCode, str] | None = None
         self._over_drained: bool | None = None  # once it is over
         self._phase = ""
+        self._told = 0  # the number of the last event that hooks were told of
         self._waits_for = ""
         self._stores = dict(plan.stores)
         self._began_s = clock.now_s()
@@ -143,8 +146,11 @@ class Lead:
             self._server = ControlServer((inside, plan.run.control), *doors)
             self._coordinator = self._make_coordinator()
             self._has_begun = True
+            self._hooks = Hooks(plan, self._observer.on_line, self._clock)
+            at_the_end.callback(self._hooks.close)
             self._lead(timeout_s)
             result = self._result()
+            self._tell_hooks_the_end(result)
         if plan.config.redrive:  # sending some letters again does not end the run itself
             return result
         try:
@@ -252,6 +258,31 @@ class Lead:
         result = self._result()
         return Ended(result.exit_code, result.outcome)
 
+    def _tell_hooks_the_end(self, result: RunResult) -> None:
+        if result.exit_code not in (ExitCode.OK, ExitCode.INTERRUPTED):
+            self._hooks.failed("", result.outcome)
+        record = self.stored.record
+        run = Run(
+            run_id=result.run_id,
+            topology=record.topology,
+            parameters=tuple(record.parameters),
+            exit_code=result.exit_code,
+            outcome=result.outcome,
+            seconds=result.seconds,
+            items=result.items,
+            dead_letters=result.dead_letters,
+        )
+        self._hooks.ended(run, lambda: self._stop_asked)
+
+    def _show_hooks(self) -> None:
+        for event in self._coordinator.gathering.events_behind(self._told):
+            self._told = event.number
+            if event.kind == "death" and event.text != MADE_ROOM:
+                self._hooks.failed(event.slot, event.text)
+            elif event.kind == "phase" and event.text == "run":
+                self._hooks.began()
+        self._hooks.turn()
+
     # -- showing -----------------------------------------------------------------------------
 
     def _show(self) -> None:
@@ -262,6 +293,7 @@ class Lead:
             self._phase = phase
             self._coordinator.gathering.happened("phase", phase)
             self._observer.on_phase(phase)
+        self._show_hooks()
         if self._coordinator.duties.stores != self._stores:
             self._stores = dict(self._coordinator.duties.stores)
             write_private(self._plan.state.stores, json.dumps(self._stores).encode())

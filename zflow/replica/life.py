@@ -63,6 +63,9 @@ PATIENCE_S = 0.5  # for a source that blocks when the run is over
 class Replica:
     """Everything of one replica. Made and run by the data thread."""
 
+    _books_due_s = 0.0
+    _books_stale = False  # something may have happened since they were kept
+
     def __init__(
         self,
         place: Place,
@@ -113,8 +116,6 @@ class Replica:
         self._keeper = Keeper(dead_path, position_file, clock, self._waiter.wake)
         self._position_asked: tuple[int, bool] | None = None
         self._position_due_s = 0.0
-        self._books_due_s = 0.0
-        self._books_stale = False
         self._burying: dict[int, tuple[str, str, int]] = {}  # ticket -> stage, code, letters
         self._report: control.Report | None = None
         self._controller: Controller | None = None

@@ -20,7 +20,7 @@ from zflow.clock import Clock
 from zflow.ids import Slot
 from zflow.state.blackbox import Reading, read_black_box
 from zflow.supervisor.member import Death, Member, Posts
-from zflow.wire.control import EXIT_ROLLOUT, EXIT_UNAVAILABLE, RunConfig
+from zflow.wire.control import EXIT_ROLLOUT, EXIT_UNAVAILABLE, MADE_ROOM, RunConfig
 from zflow.wire.data import MAX_ERROR_BYTES, Crash, encode_crashes
 
 BACKOFF_FIRST_S = 0.1
@@ -236,7 +236,7 @@ class Supervisor:
         if code == EXIT_UNAVAILABLE:
             return "exit", "a disk or a lock refuses for now (exit code 75)", 0
         if code == EXIT_ROLLOUT:
-            return "rollout", "it has made room for its successor", 0
+            return "rollout", MADE_ROOM, 0
         if code >= 0:
             return "exit", f"exit code {code}", WHOLE_DEATH
         name = signal.Signals(-code).name

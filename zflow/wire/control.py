@@ -62,6 +62,9 @@ class TargetConfig(msgspec.Struct, frozen=True, kw_only=True):
     path: str | None
 
 
+MADE_ROOM = "it has made room for its successor"  # how an orderly replacement reads
+
+
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One generation of a run's configuration, the same for every replica."""
 
