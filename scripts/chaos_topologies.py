@@ -71,7 +71,7 @@ class Collect:
 
 diamond = Topology("diamond")
 diamond.connect(numbers, left, merge, Collect)
-diamond.connect(numbers, right, merge)
+diamond.connect(numbers, right, merge, priority=lambda number: number % 8)  # one way overtakes
 
 
 @stage
