@@ -7,6 +7,7 @@ warning says so.
 import json
 import logging
 import re
+import threading
 
 from zflow.metrics import MAX_USER_NAMES, MAX_USER_SERIES, USER_KEY
 from zflow.state.blackbox import MAX_SPARE_NAME_BYTES, BlackBox, Cells
@@ -17,9 +18,11 @@ _RESERVED = frozenset({"topology", "stage", "replica", "edge", "le", "quantile",
 
 
 class UserCounter:
-    """Counts up. One thread of the stage at a time may add to it."""
+    """Counts up; from any thread of the stage."""
 
     __slots__ = ("_at", "_cells")
+
+    _adding = threading.Lock()  # to read a cell and to write it are two things
 
     def __init__(self, cells: Cells, at: int) -> None:
         self._cells = cells
@@ -29,7 +32,8 @@ class UserCounter:
         """`n` more; raises ValueError if it is less than 0."""
         if n < 0:
             raise ValueError(f"a counter only rises; got {n}")
-        self._cells[self._at] += n
+        with self._adding:
+            self._cells[self._at] += n
 
 
 class UserCounters:
