@@ -66,8 +66,11 @@ class LoopWaiter:
         self._selector = _Selector()
         self.loop = asyncio.SelectorEventLoop(self._selector)
         self.wake = waiter.wake
-        for descriptor in waiter.descriptors():
-            self.loop.add_reader(descriptor, self.loop.stop)
+        self._watch()
+
+    def _watch(self) -> None:
+        for descriptor in self._waiter.descriptors():
+            self.loop.add_reader(descriptor, self.stop)
 
     def wait(self, timeout_s: float) -> list[tuple[Any, int]]:
         """Run the loop until something arrives, `wake` or `stop` is called, or the time is up.
@@ -87,11 +90,17 @@ class LoopWaiter:
 
     def stop(self) -> None:
         """End the wait once the callbacks that are ready have run. From one of them."""
-        self.loop.stop()
+        if self._selector.before is not None:
+            self.loop.stop()
 
     def complete(self, made: Any) -> Any:
         """What a coroutine gives, run to its end; nothing else is looked at meanwhile."""
-        return self.loop.run_until_complete(made)
+        for descriptor in self._waiter.descriptors():
+            self.loop.remove_reader(descriptor)
+        try:
+            return self.loop.run_until_complete(made)
+        finally:
+            self._watch()
 
     def close(self) -> None:
         """Close the loop; the waiter it was made of stays."""

@@ -32,10 +32,9 @@ class TaskCall(Call):
 
     __slots__ = ("limit", "stream", "task")
 
-    limit: asyncio.Timeout
-
     def __init__(self, flight: Flight, position: int, began_ns: int) -> None:
         super().__init__(flight, position, began_ns)
+        self.limit = asyncio.Timeout(None)  # its own once it runs
         self.task: asyncio.Task[None] | None = None
         self.stream: Stream | None = None
 
@@ -74,8 +73,8 @@ class AsyncWorker(ConcurrentWorker):
         for task in tasks:
             task.cancel()
         if tasks:
-            loop.run_until_complete(asyncio.wait(tasks, timeout=CLOSE_S))
-        loop.run_until_complete(loop.shutdown_asyncgens())
+            self._waiter.complete(asyncio.wait(tasks, timeout=CLOSE_S))
+        self._waiter.complete(loop.shutdown_asyncgens())
         self._waiter.close()
 
     # -- what user code is doing -------------------------------------------------------------
@@ -119,13 +118,12 @@ class AsyncWorker(ConcurrentWorker):
         context = contextvars.copy_context()
         if self._positioned:
             context.run(self.bench.context.at, call.flight.portion, call.position)
-        call.limit = asyncio.timeout(self._timeout_s)
         call.task = self._waiter.loop.create_task(self._attend(call), context=context)
         call.task.add_done_callback(partial(self._over, call))
 
     async def _attend(self, call: TaskCall) -> None:
         try:
-            async with call.limit:
+            async with asyncio.timeout(self._timeout_s) as call.limit:
                 await self._work(call)
         except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
             call.error = self._late(error) if call.limit.expired() else error

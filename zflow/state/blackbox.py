@@ -137,7 +137,7 @@ class BlackBox:
         _SLICE.pack_into(self._map, _AT_SLICE, now_ns, alone, -1, len(raw))
 
     def renew(self, now_ns: int) -> None:
-        """User code that executes these units goes on from now; 0: it waits, and cannot be stuck."""
+        """User code that executes these units goes on from now; 0: it waits and is not stuck."""
         _STARTED.pack_into(self._map, _AT_SLICE, now_ns)
 
     def at(self, place: int) -> None:
