@@ -28,13 +28,16 @@ CLOSE_S = 1.0  # for cancelled tasks to clean up
 
 
 class TaskCall(Call):
-    """An item in a task. stream: if some of what it has yielded has left."""
+    """An item in a task. late_ns: when it was cancelled for that; waited_ns: how long its outputs
+    have waited for room, which is not its time; stream: if some of them have left."""
 
-    __slots__ = ("limit", "stream", "task")
+    __slots__ = ("late_ns", "stream", "task", "waited_ns", "waits")
 
     def __init__(self, flight: Flight, position: int, began_ns: int) -> None:
         super().__init__(flight, position, began_ns)
-        self.limit = asyncio.Timeout(None)  # its own once it runs
+        self.late_ns = 0
+        self.waits = False
+        self.waited_ns = 0
         self.task: asyncio.Task[None] | None = None
         self.stream: Stream | None = None
 
@@ -50,8 +53,10 @@ class AsyncWorker(ConcurrentWorker):
 
     def __init__(self, bench: Bench, call: Any, *, timeout_s: float, **settings: Any) -> None:
         super().__init__(bench, call, **settings)
-        self._timeout_s = timeout_s if timeout_s < float("inf") else None
-        self._cancelled_ns: dict[Call, int] = {}  # of those in hand, when that was seen
+        self._timeout_s = timeout_s
+        self._timeout_ns = int(timeout_s * 1e9) if timeout_s < float("inf") else 0  # 0: none
+        self._timed = False  # `_judge` will be called
+        self._late: dict[Call, int] = {}  # of those in hand, when they were cancelled
 
     def attach(self, waiter: Waiter) -> Waits:
         """The loop, which runs while the data thread waits."""
@@ -100,50 +105,65 @@ class AsyncWorker(ConcurrentWorker):
 
     def _stubborn_ns(self) -> int:
         """Since when some task goes on although it was cancelled; 0 if none does."""
-        if self._timeout_s is None:
-            return 0
-        now_ns = self.bench.clock.now_ns()
-        for call in self._calls:
-            if now_ns - call.began_ns < self._timeout_s * 1e9:
-                break  # and so are all behind it
-            assert isinstance(call, TaskCall), "made by `call_type`"
-            if call.limit.expired() and call.error is None:
-                self._cancelled_ns.setdefault(call, now_ns)
-        return min(self._cancelled_ns.values(), default=0)
+        return min(self._late.values()) if self._late else 0
 
     # -- tasks -------------------------------------------------------------------------------
 
     def _begin(self, call: Call) -> None:
         assert isinstance(call, TaskCall), "made by `call_type`"
-        context = contextvars.copy_context()
+        loop, context = self._waiter.loop, None
         if self._positioned:
+            context = contextvars.copy_context()
             context.run(self.bench.context.at, call.flight.portion, call.position)
-        call.task = self._waiter.loop.create_task(self._attend(call), context=context)
+        call.task = loop.create_task(self._attend(call), context=context)
         call.task.add_done_callback(partial(self._over, call))
+        if self._timeout_ns and not self._timed:
+            self._timed = True
+            loop.call_at((call.began_ns + self._timeout_ns) / 1e9, self._judge)
+
+    def _judge(self) -> None:
+        """Cancel what is late, and come back when the next may be: one timer for all of them."""
+        now_ns = self.bench.clock.now_ns()
+        next_ns = now_ns + self._timeout_ns
+        for call in self._calls:
+            assert isinstance(call, TaskCall), "made by `call_type`"
+            due_ns = call.began_ns + self._timeout_ns
+            if due_ns > now_ns:  # as it is for all behind it
+                next_ns = min(next_ns, due_ns)
+                break
+            due_ns += call.waited_ns
+            if due_ns > now_ns:
+                next_ns = min(next_ns, due_ns)
+            elif not call.waits and not call.late_ns and call.task and call.task.cancel():
+                call.late_ns = self._late[call] = now_ns
+        self._timed = bool(self._calls)
+        if self._timed:
+            self._waiter.loop.call_at(next_ns / 1e9, self._judge)
 
     async def _attend(self, call: TaskCall) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s) as call.limit:
-                await self._work(call)
-        except (Exception, SystemExit, asyncio.CancelledError) as error:  # noqa: BLE001
-            call.error = self._late(error) if call.limit.expired() else error
+            await self._work(call)
+        except asyncio.CancelledError as error:
+            call.error = self._too_late(error) if call.late_ns else error
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
+            call.error = error
 
     async def _work(self, call: TaskCall) -> None:
         """User code on one item, to its end."""
         self._keep(call, await self._call(call.item))
 
-    def _late(self, error: BaseException) -> BaseException:
-        """What an item fails with that took too long, and where it was."""
-        if not isinstance(error, TimeoutError) or error.args:
-            return error  # what it raised when it was cancelled
+    def _too_late(self, error: asyncio.CancelledError) -> TimeoutError:
+        """What an item fails with that took too long; the cause says where it was."""
         late = TimeoutError(f"the item took longer than timeout_s={self._timeout_s:g}")
-        late.__cause__ = error.__cause__ or error.__context__
+        late.__cause__ = error
         return late
 
     def _over(self, call: TaskCall, task: "asyncio.Task[None]") -> None:
-        if task.cancelled():  # by somebody else, before it began
-            call.error = asyncio.CancelledError()
-        self._cancelled_ns.pop(call, None)
+        if task.cancelled():  # before it began
+            error = asyncio.CancelledError()
+            call.error = self._too_late(error) if call.late_ns else error
+        if call.late_ns:
+            del self._late[call]
         self._ended.append(call)
         self._waiter.stop()
 
@@ -190,16 +210,14 @@ class AsyncYieldWorker(AsyncWorker, GivesYields):
         await self._room(call)
 
     async def _room(self, call: TaskCall) -> None:
-        loop = self._waiter.loop
+        clock = self.bench.clock
         while self.bench.reactor.core.full():
-            due_s = call.limit.when()
-            left_s = None if due_s is None else due_s - loop.time()
-            call.limit.reschedule(None)
-            waiting = loop.create_future()
+            began_ns, call.waits = clock.now_ns(), True
+            waiting = self._waiter.loop.create_future()
             self._gate.append(waiting)
-            self._waiter.stop()
             await waiting
-            call.limit.reschedule(None if left_s is None else loop.time() + left_s)
+            call.waits = False
+            call.waited_ns += clock.now_ns() - began_ns
 
     # -- results -----------------------------------------------------------------------------
 
