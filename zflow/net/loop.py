@@ -3,7 +3,7 @@
 Decides when the loop sleeps, and when it gives the thread back. Never zmq.asyncio: the sockets are
 the reactor's, and the loop only watches their descriptors.
 
-The loop runs inside `wait` and nowhere else. Its selector is where it sleeps, so that is where this
+The loop runs inside `wait` and `turn`. Its selector is where it sleeps, so that is where this
 module looks: how long it may sleep, who is told before and after. The descriptor of a ZeroMQ
 socket is edge-triggered: it says nothing of messages that were there when somebody last looked at
 the socket. Nobody does while the loop sleeps; the other thread may while a callback blocks, so
@@ -79,14 +79,21 @@ class LoopWaiter:
         """
         ready = self._look()
         at_once = bool(ready) or self._waiter.woken
-        self._until_s = 0.0 if at_once else self._clock.now_s() + max(0.0, timeout_s)
+        self._run(0.0 if at_once else self._clock.now_s() + max(0.0, timeout_s))
+        return ready or self._look()
+
+    def turn(self) -> None:
+        """Run the callbacks that are ready, once."""
+        self._run(0.0)
+
+    def _run(self, until_s: float) -> None:
+        self._until_s = until_s
         self._selector.before, self._selector.after = self._before_sleep, self._wake_up
         try:
             self.loop.run_forever()
         finally:
             self._selector.before = self._selector.after = None
             self._fall_asleep()
-        return ready or self._look()
 
     def stop(self) -> None:
         """End the wait once the callbacks that are ready have run. From one of them."""

@@ -21,6 +21,7 @@ from zflow.protocol.inbox import Portion
 from zflow.protocol.outputs import Output
 from zflow.replica.concurrent import Call, ConcurrentWorker, Flight, Waits
 from zflow.replica.emit import WhenError
+from zflow.replica.timebook import STARVED
 from zflow.replica.worker import Bench
 from zflow.replica.yields import STREAM_ITEMS, GivesYields, Stream
 
@@ -120,6 +121,12 @@ class AsyncWorker(ConcurrentWorker):
         if self._timeout_ns and not self._timed:
             self._timed = True
             loop.call_at((call.began_ns + self._timeout_ns) / 1e9, self._judge)
+
+    def _have_begun(self) -> None:
+        """Up to where they wait for something."""
+        self.bench.counters.time.enter(STARVED)
+        self._waiter.turn()
+        self.bench.counters.time.leave()
 
     def _judge(self) -> None:
         """Cancel what is late, and come back when the next may be: one timer for all of them."""

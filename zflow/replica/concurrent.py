@@ -122,6 +122,9 @@ class ConcurrentWorker(StageWorker):
         """Start user code on one item."""
         raise NotImplementedError
 
+    def _have_begun(self) -> None:
+        """Several were started."""
+
     def _started_ns(self) -> int:
         """Since when user code that may be stuck has been running; 0 if none can be."""
         raise NotImplementedError
@@ -149,14 +152,21 @@ class ConcurrentWorker(StageWorker):
         return STARVED if self.has_room() else BUSY
 
     def slice(self) -> bool:
-        """Hand over what has ended, take what there is room for. Runs no user code itself."""
-        ended = self._hand_over()
+        """Take what there is room for, let it begin, and hand over what has ended.
+
+        In this order: what waits for something else may as well do so while results are sent.
+        """
+        ended = self._collect()
         begun = self._take_calls()
         if ended or begun:
             self._name()
         for call in begun:
             self._begin(call)
-        return False
+        if begun:
+            self._have_begun()
+        if ended:
+            self._hand_over(ended)
+        return bool(self._ended)  # nobody wakes for those
 
     # -- in ----------------------------------------------------------------------------------
 
@@ -180,8 +190,11 @@ class ConcurrentWorker(StageWorker):
                 bench.counters.took(portion, parcel, now_ns)
                 begun += self._in_hand(portion, now_ns)
                 self._alone = suspect
-            if begun:  # for whoever sends to it: it is stuck if nothing ends for long
-                core.inbox.executing_since_s = None if self.has_room() else now_ns / 1e9
+            # For whoever sends to it: it is stuck if it is full, and nothing ends for long.
+            if self.has_room():
+                core.inbox.executing_since_s = None
+            elif begun:
+                core.inbox.executing_since_s = now_ns / 1e9
         return begun
 
     def _in_hand(self, portion: Portion, now_ns: int) -> list[Call]:
@@ -201,24 +214,25 @@ class ConcurrentWorker(StageWorker):
 
     # -- out ---------------------------------------------------------------------------------
 
-    def _hand_over(self) -> bool:
-        """Everything that has ended; False if nothing has."""
-        by_flight: dict[Flight, list[Call]] = {}
+    def _collect(self) -> dict[Flight, list[Call]]:
+        """What has ended, which is in hand no more."""
+        ended: dict[Flight, list[Call]] = {}
         for _ in range(len(self._ended)):  # threads may add to it meanwhile
             call = self._ended.popleft()
             del self._calls[call]
-            by_flight.setdefault(call.flight, []).append(call)
-        if not by_flight:
-            return False
-        for flight, calls in by_flight.items():
-            calls.sort(key=lambda call: call.position)
-            self._settle(flight.portion, calls)
+            ended.setdefault(call.flight, []).append(call)
+        for flight, calls in ended.items():
             flight.over(calls)
             if not flight.open:
                 del self._flights[flight]
         self._alone = self._alone and bool(self._calls)
-        self._account_for([call for calls in by_flight.values() for call in calls])
-        return True
+        return ended
+
+    def _hand_over(self, ended: dict[Flight, list[Call]]) -> None:
+        for flight, calls in ended.items():
+            calls.sort(key=lambda call: call.position)
+            self._settle(flight.portion, calls)
+        self._account_for([call for calls in ended.values() for call in calls])
 
     def _settle(self, portion: Portion, calls: list[Call]) -> None:
         """Calls of one portion, in its order: results in stretches, failures one by one."""
@@ -248,7 +262,6 @@ class ConcurrentWorker(StageWorker):
             counters.received += len(calls)
             # Of many at once each takes its full time, and as many end together.
             core.inbox.window.measured(len(calls), spent_ns / 1e9 / self._limit)
-            core.inbox.executing_since_s = None
 
     # -- results -----------------------------------------------------------------------------
 
