@@ -109,7 +109,7 @@ WRONG_OPTIONS = [
     ({"retry_on": KeyboardInterrupt}, "give an exception class or a tuple of them"),
     ({"name": "a/b"}, "name='a/b' is not valid; give a name of letters, digits"),
     ({"replica": 2}, "unknown option 'replica'; did you mean 'replicas'?"),
-    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, deterministic,"),
+    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, concurrency, deterministic,"),
 ]
 
 
@@ -143,6 +143,30 @@ def test_a_source_has_no_options_of_single_items(option):
     assert f"unknown option '{option}'" in problem
 
 
+def async_shape(case: str) -> object:
+    async def async_source():
+        yield 1
+
+    async def async_yielding_sink(item):
+        yield item
+
+    class AsyncDurable(DurableStage):
+        async def process(self, item): ...
+
+    class AsyncWrite:
+        async def write(self, items): ...
+
+    class AsyncOpen:
+        async def open(self): ...
+        def process(self, item): ...
+
+    class AsyncTimer(DurableStage):
+        def process(self, item): ...
+        async def on_timer(self, key): ...
+
+    return locals()[case]
+
+
 def shape(kind: str, case: str) -> object:
     """A fresh, wrong, target: a decorator leaves its mark on what it decorates."""
 
@@ -156,12 +180,6 @@ def shape(kind: str, case: str) -> object:
     def only_keywords(*, item): ...
 
     def takes_partition(item, partition): ...
-
-    async def async_source():
-        yield 1
-
-    async def async_yielding_sink(item):
-        yield item
 
     class Empty: ...
 
@@ -193,24 +211,10 @@ def shape(kind: str, case: str) -> object:
     class DurableSink(DurableStage):
         def write(self, items): ...
 
-    class AsyncDurable(DurableStage):
-        async def process(self, item): ...
-
-    class AsyncWrite:
-        async def write(self, items): ...
-
-    class AsyncOpen:
-        async def open(self): ...
-        def process(self, item): ...
-
-    class AsyncTimer(DurableStage):
-        def process(self, item): ...
-        async def on_timer(self, key): ...
-
     def one_share(partition):
         yield partition
 
-    return locals()[case]
+    return locals().get(case) or async_shape(case)
 
 
 WRONG_SHAPES = [
@@ -430,14 +434,14 @@ def test_concurrency_is_refused_where_it_makes_no_sense(decorator, case, text):
 
 
 def test_windows_and_joins_take_neither_concurrency_nor_async():
-    @window(tumbling(s=1), time=len, concurrency=2)
+    @window(tumbling(1), time=len, concurrency=2)
     def pane(key, window, items): ...
 
-    @window(tumbling(s=1), time=len)
+    @window(tumbling(1), time=len)
     async def awaits(key, window, items): ...
 
     @join(within_s=1, time=len, concurrency=2)
-    def pair(left, right): ...
+    def pair(key, left, right): ...
 
     for target, what in ((pane, "concurrency="), (awaits, "async def"), (pair, "concurrency=")):
         (problem,) = said(target)

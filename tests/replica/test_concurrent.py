@@ -14,6 +14,8 @@ from zflow.replica import yields
 from zflow.replica.asynchronous import AsyncWorker, AsyncYieldWorker
 from zflow.replica.concurrent import ThreadWorker, stretches_of
 from zflow.replica.context import SharedContext
+from zflow.replica.timebook import BUSY, STARVED
+from zflow.replica.usercounters import UserCounters
 from zflow.stages import emit
 from zflow.state.blackbox import read_black_box
 from zflow.wire.run import OSEQ, SUSPECT, Run
@@ -728,3 +730,51 @@ def test_an_async_open_is_awaited_on_the_loop_of_the_items(bench, drive):
     bench.feed([1])
     driver.work()
     assert loops[0] is loops[1]
+
+
+# --- the books ------------------------------------------------------------------------------------
+
+
+def test_time_is_busy_with_no_room_left_and_starved_with_room(bench, drive):
+    gates = [asyncio.Event(), asyncio.Event()]
+
+    async def call(x):
+        await gates[x].wait()
+
+    driver = drive(bench, AsyncWorker, call, concurrency=2)
+    time = bench.counters.time
+    time.begin()
+
+    def spent(state):
+        """How much of the time that a step waits is called so."""
+        before = time.row()[:]
+        time.enter(driver.worker.idle_state())
+        driver.step(0.03)
+        time.leave()
+        after = time.row()[:]
+        return after[state] - before[state]
+
+    bench.feed([0])
+    driver.step(0.001)
+    assert spent(STARVED) >= 25_000_000
+    bench.feed([1])
+    driver.step(0.001)
+    assert not driver.worker.has_room()
+    assert spent(BUSY) >= 25_000_000
+    for gate in gates:
+        gate.set()
+    driver.work()
+    assert driver.worker.has_room()
+
+
+def test_threads_add_to_one_counter_and_lose_nothing(bench, drive):
+    counters = UserCounters(bench.black_box)
+
+    def call(x):
+        for _ in range(200):
+            counters.counter("seen", {}).add()
+
+    driver = drive(bench, ThreadWorker, call, concurrency=10)
+    bench.feed(list(range(20)))
+    driver.work()
+    assert bench.counted()['user:["seen",{}]'] == 4000

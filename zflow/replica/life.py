@@ -64,6 +64,9 @@ PATIENCE_S = 0.5  # for a source that blocks when the run is over
 class Replica:
     """Everything of one replica. Made and run by the data thread."""
 
+    _concurrent: ConcurrentWorker | None = None
+    _bed: Waits | None = None  # what the data thread sleeps on, if it is more than the waiter
+
     def __init__(
         self,
         place: Place,
@@ -123,8 +126,6 @@ class Replica:
         self._emitter: Emitter | None = None
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
-        self._concurrent: ConcurrentWorker | None = None
-        self._bed: Waits = self._waiter  # what the data thread sleeps on
         self._learn(snapshot.owners)
         self._leave_if_left()
 
@@ -302,7 +303,7 @@ class Replica:
             due_s = min(due_s, self._books_due_s)
         if self._room_asked:
             due_s = min(due_s, self._clock.now_s() + LAST_WORDS_S)
-        return self._bed.wait(min(IDLE_S, due_s - self._clock.now_s()))
+        return (self._bed or self._waiter).wait(min(IDLE_S, due_s - self._clock.now_s()))
 
     def _turn(self) -> None:
         with self._reactor.lock:

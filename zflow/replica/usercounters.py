@@ -43,12 +43,17 @@ class UserCounters:
         self._black_box = black_box
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], UserCounter] = {}
         self._names: set[str] = set()
+        self._making = threading.Lock()  # the threads of a stage may ask for the same
         self._warned = False
 
     def counter(self, name: str, labels: dict[str, object]) -> UserCounter:
         """The counter of that name with those labels; raises ValueError for what cannot be one."""
         name = name.removesuffix("_total")  # it is put there when it is exported
         key = (name, tuple(sorted((label, str(value)) for label, value in labels.items())))
+        with self._making:
+            return self._of(name, key)
+
+    def _of(self, name: str, key: tuple[str, tuple[tuple[str, str], ...]]) -> UserCounter:
         known = self._known.get(key)
         if known is None:
             known = self._make(*key)
