@@ -65,6 +65,7 @@ class Replica:
     """Everything of one replica. Made and run by the data thread."""
 
     _concurrent: ConcurrentWorker | None = None
+    _retired = False  # somebody else has this slot
     _bed: Waits | None = None  # what the data thread sleeps on, if it is more than the waiter
 
     def __init__(
@@ -88,7 +89,6 @@ class Replica:
         self._state = "registered"
         self._failure = ""
         self._version = ""  # of the user's code, once it is loaded
-        self._retired = False
         self._parent = os.getppid()
         position_file = None
         self._position = None
