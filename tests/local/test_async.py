@@ -248,3 +248,32 @@ def test_threads_and_futures_work_at_once_and_a_stuck_thread_ends_its_process(sh
     kept = {int(line.split(",")[0][1:]) for line in shop.read("kept")}
     assert kept == set(range(50)) - {40}
     assert len({line.split("'")[1] for line in shop.read("kept")}) == 49
+
+
+def test_a_process_that_makes_room_finishes_what_it_has_in_hand(shop, wait_until):
+    shop.write(
+        FLOW
+        + """
+    @stage(concurrency=20)
+    async def wait(x):
+        note("begun", x)
+        await asyncio.sleep(0.05)
+        return x
+
+    @sink
+    def keep(x):
+        note("kept", x)
+
+    flow = Topology("rolling")
+    flow.connect(read, wait, keep)
+    """
+    )
+    running = shop.start("run", "flow.py", "-p", "read.n=800")
+    wait_until(lambda: len(shop.read("kept")) > 100, START_S)
+    said = shop.zflow("restart", "wait", "--rolling")
+    assert said.out == "restarted: wait/0\n", said.err
+    done = running.end()
+    assert done.code == 0, done.err
+    assert "died" not in done.err
+    assert sorted(map(int, shop.read("begun"))) == list(range(800)), "none of them ran twice"
+    assert sorted(map(int, shop.read("kept"))) == list(range(800))
