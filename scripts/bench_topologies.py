@@ -4,6 +4,7 @@ An item is 100 bytes: its number, the monotonic time it was made (0 where nobody
 Sources write the time of their first item to a file, sinks their findings when all have come.
 """
 
+import asyncio
 import json
 import random
 import time
@@ -17,6 +18,7 @@ PADDING = b"x" * (ITEM_BYTES - NUMBER_DIGITS - TIME_DIGITS)
 NO_TIME = b"0" * TIME_DIGITS
 WARM_UP_ITEMS = 200  # of the paced workload, not counted
 SLEEP_SEED = 4
+AWAIT_S, AWAITS_AT_ONCE = 0.05, 200  # of w5
 
 
 def stamp_now(path: str) -> None:
@@ -54,6 +56,13 @@ def naps(n: int, stamp: str) -> Iterator[float]:
 def upper(item: bytes) -> bytes:
     """The whole work of w1 and w3."""
     return item.upper()
+
+
+@stage(concurrency=AWAITS_AT_ONCE)
+async def wait(item: bytes) -> bytes:
+    """The whole work of w5: an answer that takes its time."""
+    await asyncio.sleep(AWAIT_S)
+    return item
 
 
 @stage(replicas=8)
@@ -108,6 +117,22 @@ class Check(Counted):
 
 
 @sink
+class Arrivals(Counted):
+    """Sink of w5: when the items came, in order of arrival."""
+
+    def __init__(self, n: int, result: str) -> None:
+        super().__init__(n, result)
+        self.arrived_ns: list[int] = []
+
+    def take(self, item: bytes) -> None:
+        self.arrived_ns.append(time.monotonic_ns())
+        self.count()
+
+    def findings(self) -> dict:
+        return {"arrived_ns": self.arrived_ns}
+
+
+@sink
 class Latency(Counted):
     """Sink of w3: nanoseconds from the source to here, one by one."""
 
@@ -145,6 +170,9 @@ w1.connect(numbers, upper, Check)
 
 w3 = Topology("w3")
 w3.connect(paced, upper, Latency)
+
+w5 = Topology("w5")
+w5.connect(numbers, wait, Arrivals)
 
 skew = Topology("skew")
 skew.connect(naps, nap, Sum)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import cloudpickle
 import pytest
 
-from zflow import emit, sink, source, stage
+from zflow import emit, join, sink, source, stage, tumbling, window
 from zflow.durable import DurableStage
 from zflow.errors import ConfigError
 from zflow.shapes import EMPTY
@@ -109,7 +109,7 @@ WRONG_OPTIONS = [
     ({"retry_on": KeyboardInterrupt}, "give an exception class or a tuple of them"),
     ({"name": "a/b"}, "name='a/b' is not valid; give a name of letters, digits"),
     ({"replica": 2}, "unknown option 'replica'; did you mean 'replicas'?"),
-    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, deterministic,"),
+    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, concurrency, deterministic,"),
 ]
 
 
@@ -143,6 +143,30 @@ def test_a_source_has_no_options_of_single_items(option):
     assert f"unknown option '{option}'" in problem
 
 
+def async_shape(case: str) -> object:
+    async def async_source():
+        yield 1
+
+    async def async_yielding_sink(item):
+        yield item
+
+    class AsyncDurable(DurableStage):
+        async def process(self, item): ...
+
+    class AsyncWrite:
+        async def write(self, items): ...
+
+    class AsyncOpen:
+        async def open(self): ...
+        def process(self, item): ...
+
+    class AsyncTimer(DurableStage):
+        def process(self, item): ...
+        async def on_timer(self, key): ...
+
+    return locals()[case]
+
+
 def shape(kind: str, case: str) -> object:
     """A fresh, wrong, target: a decorator leaves its mark on what it decorates."""
 
@@ -156,8 +180,6 @@ def shape(kind: str, case: str) -> object:
     def only_keywords(*, item): ...
 
     def takes_partition(item, partition): ...
-
-    async def is_async(item): ...
 
     class Empty: ...
 
@@ -189,13 +211,10 @@ def shape(kind: str, case: str) -> object:
     class DurableSink(DurableStage):
         def write(self, items): ...
 
-    class AsyncProcess:
-        async def process(self, item): ...
-
     def one_share(partition):
         yield partition
 
-    return locals()[case]
+    return locals().get(case) or async_shape(case)
 
 
 WRONG_SHAPES = [
@@ -205,8 +224,12 @@ WRONG_SHAPES = [
     (stage, "no_item", "takes no item; its first argument must be the item"),
     (stage, "only_keywords", "takes no item"),
     (stage, "takes_partition", "the argument 'partition' is reserved for sources"),
-    (stage, "is_async", "an async stage is not available in this version yet"),
-    (stage, "AsyncProcess", "an async stage is not available in this version yet"),
+    (source, "async_source", "an async source is not available in this version yet"),
+    (sink, "async_yielding_sink", "a sink that yields: nothing takes its items"),
+    (stage, "AsyncDurable", "async def on a stage with state: its items are applied one after"),
+    (sink, "AsyncWrite", "async write() on a sink class: its batches are written one after"),
+    (stage, "AsyncOpen", "open() is async, and nothing here awaits it; write it without async"),
+    (stage, "AsyncTimer", "on_timer() is async, and nothing here awaits it"),
     (stage, "Empty", "a stage class needs process"),
     (stage, "Finishes", "finish() would never be called: only durable stages have it; derive it"),
     (stage, "Rings", "on_timer() would never be called: only durable stages have it; derive it"),
@@ -370,3 +393,95 @@ def test_a_decorated_closure_still_travels_by_value():
     copy = pickle.loads(cloudpickle.dumps(make(2)))
     assert copy(3) == 5
     assert declared(copy).target is copy
+
+
+# --- several items at once -----------------------------------------------------------------------
+
+
+def asks_for_concurrency(kind: str) -> object:
+    def numbers():
+        yield 1
+
+    def several(item):
+        yield item
+
+    class Keeps(DurableStage):
+        def process(self, item): ...
+
+    class Writes:
+        def write(self, items): ...
+
+    class Upserts:
+        def upsert(self, items, ids): ...
+
+    return locals()[kind]
+
+
+@pytest.mark.parametrize(
+    ("decorator", "case", "text"),
+    [
+        (source, "numbers", "a source has no concurrency=; remove it"),
+        (stage, "several", "concurrency= on a generator function that is not async; write it as"),
+        (stage, "Keeps", "concurrency= on a stage with state: its items are applied one after"),
+        (sink, "Writes", "concurrency= on a sink class: its batches are written one after"),
+        (sink, "Upserts", "concurrency= on a sink class: its batches are written one after"),
+    ],
+)
+def test_concurrency_is_refused_where_it_makes_no_sense(decorator, case, text):
+    target = decorator(concurrency=2)(asks_for_concurrency(case))
+    (problem,) = said(target)
+    assert text in problem
+
+
+def test_windows_and_joins_take_neither_concurrency_nor_async():
+    @window(tumbling(1), time=len, concurrency=2)
+    def pane(key, window, items): ...
+
+    @window(tumbling(1), time=len)
+    async def awaits(key, window, items): ...
+
+    @join(within_s=1, time=len, concurrency=2)
+    def pair(key, left, right): ...
+
+    for target, what in ((pane, "concurrency="), (awaits, "async def"), (pair, "concurrency=")):
+        (problem,) = said(target)
+        assert f"{what} on a stage with state: its items are applied one after" in problem
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, 10_001])
+def test_concurrency_is_a_whole_number_that_a_black_box_can_name(value):
+    @stage(concurrency=value)
+    def function(item): ...
+
+    assert "give a whole number from 1 to 10000" in said(function)[0]
+
+
+def test_async_stages_run_a_hundred_items_at_once_unless_they_say_so():
+    @stage
+    async def plain(item): ...
+
+    @stage(concurrency=7)
+    async def asked(item): ...
+
+    @stage
+    async def yielding(item):
+        yield item
+
+    @stage(concurrency=3)
+    def threads(item): ...
+
+    @sink
+    async def at_the_end(item): ...
+
+    @stage
+    class Method:
+        async def open(self): ...
+        async def process(self, item): ...
+        async def close(self): ...
+
+    decls = [declared(one) for one in (plain, asked, yielding, threads, at_the_end, Method)]
+    assert [decl.problems for decl in decls] == [()] * 6
+    assert [decl.concurrency for decl in decls] == [100, 7, 100, 3, 100, 100]
+    assert [decl.is_async for decl in decls] == [True, True, True, False, True, True]
+    assert [decl.is_generator for decl in decls] == [False, False, True, False, False, False]
+    assert declared(stage(double)).concurrency == 0

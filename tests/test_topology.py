@@ -55,6 +55,10 @@ def here() -> int:
     return sys._getframe(1).f_lineno
 
 
+async def awaits(item):
+    return item
+
+
 def said(flow: Topology) -> list[str]:
     return [str(problem) for problem in flow.problems()]
 
@@ -594,3 +598,14 @@ def test_one_lossy_edge_anywhere_above_makes_a_sink_at_most_once():
     flow.connect(read, Count, delivery="at_most_once")
     flow.connect(Count, Keep)
     assert guarantee(flow)[0] == "at_most_once"
+
+
+def test_functions_of_edges_are_not_async():
+    flow = Topology("awaited")
+    flow.connect(read, parse)
+    flow.connect(parse, Count, key=awaits)
+    flow.connect(Count, show, when=awaits)
+    problems = said(flow)
+    assert any("key= is async: it gives a coroutine, not an answer" in one for one in problems)
+    assert any("when= is async: it gives a coroutine, not an answer" in one for one in problems)
+    assert len(problems) == 2

@@ -54,6 +54,44 @@ def entry_of(target: Any, kind: Kind) -> Callable[..., Any] | None:
     return getattr(target, "__call__", None)  # noqa: B004 - the method itself is wanted
 
 
+def is_async(function: Any) -> bool:
+    """True for `async def`, whether it returns or yields."""
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def does_yield(function: Any) -> bool:
+    """True for generator functions, async ones included."""
+    return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
+
+
+def concurrency_faults(
+    target: Any, kind: Kind, *, asked: bool, is_durable: bool
+) -> Iterator[Fault]:
+    """What is wrong with several items at once. asked: with `concurrency=`."""
+    entry = entry_of(target, kind)
+    if kind == "source":
+        if asked:
+            yield "a source has no concurrency=", "remove it; replicas= runs it several times"
+        return
+    awaits = is_async(entry)
+    batches = kind == "sink" and inspect.isclass(target)
+    if is_durable and (asked or awaits):
+        what = "async def" if awaits else "concurrency="
+        fix = "await in a stage before it, and replicas= shares its partitions out"
+        yield f"{what} on a stage with state: its items are applied one after the other", fix
+    elif batches and (asked or awaits):
+        what = f"async {entry_name(target, kind)}()" if awaits else "concurrency="
+        fix = "write it plainly, or let the sink be an async function of one item"
+        yield f"{what} on a sink class: its batches are written one after the other", fix
+    elif asked and not awaits and does_yield(entry):
+        fix = "write it as `async def`, or return a list to a stage that yields its items"
+        yield "concurrency= on a generator function that is not async", fix
+    for method in ("open", "close", "finish", "on_timer") if inspect.isclass(target) else ():
+        one = getattr(target, method, None)
+        if is_async(one) and (is_durable or batches or not awaits):
+            yield f"{method}() is async, and nothing here awaits it", "write it without async"
+
+
 def arguments_of(function: Any) -> list[inspect.Parameter] | None:
     """The arguments of a function; None where Python does not know them (some built-ins)."""
     try:
@@ -116,10 +154,10 @@ def shape_faults(target: Any, kind: Kind, takes: Sequence[str] = ITEM) -> Iterat
     entry = entry_of(target, kind)
     if entry is None:
         return
-    if inspect.iscoroutinefunction(entry) or inspect.isasyncgenfunction(entry):
-        yield f"an async {kind} is not available in this version yet", "write it without async"
+    if kind == "source" and is_async(entry):
+        yield "an async source is not available in this version yet", "write it without async"
         return
-    yields = inspect.isgeneratorfunction(entry)
+    yields = does_yield(entry)
     if kind == "source" and not inspect.isclass(target) and not yields:
         yield "a source function must yield", "yield each item, or write a class with __iter__"
     if kind == "sink" and yields:

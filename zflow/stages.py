@@ -22,7 +22,10 @@ from zflow.shapes import (
     Fault,
     Kind,
     Parameter,
+    concurrency_faults,
+    does_yield,
     entry_of,
+    is_async,
     is_durable,
     parameters_of,
     reserved_in,
@@ -36,6 +39,8 @@ RetryOn = type[Exception] | tuple[type[Exception], ...]
 Site = tuple[str, int]  # file and line of a declaration
 
 DECLARATION = "__zflow__"
+ASYNC_CONCURRENCY = 100  # of `async def`, unless it says otherwise
+MAX_CONCURRENCY = 10_000  # what the black box can name
 ON_ERROR = typing.get_args(OnError)
 DURABILITIES = typing.get_args(Durability)
 NAME = re.compile(r"[^\W\d][\w-]*")  # letters of any language: names become labels and file names
@@ -85,6 +90,7 @@ class StageKeywords(CommonKeywords, total=False):
     on_error: OnError
     deterministic: bool
     durability: Durability
+    concurrency: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +102,8 @@ class StageOptions:
     that one item may cause before it counts as poison. deterministic: called again with the same
     item, it gives the same. durability: what a commit of a durable stage survives, a power cut or
     only the death of its process. journaled: what a source yields is on disk before its code goes
-    on, since it could not give it again.
+    on, since it could not give it again. concurrency: items in hand at once in each replica, as
+    tasks of one event loop (`async def`) or in threads; 0 where it was not asked for.
     """
 
     replicas: int = 1
@@ -109,6 +116,7 @@ class StageOptions:
     deterministic: bool = True
     durability: Durability = "power"
     journaled: bool = False
+    concurrency: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +147,7 @@ class StageDecl:
     problems: tuple[Problem, ...]
     is_class: bool
     is_generator: bool  # the function, or the method that takes the item, yields
+    is_async: bool  # the same is `async def`
     is_durable: bool
     takes_resume: bool
     takes_partition: bool
@@ -151,6 +160,11 @@ class StageDecl:
         if not self._memo:
             self._memo.append(parameters_of(self.target, self.kind, _takes(self.runtime)))
         return self._memo[0]
+
+    @property
+    def concurrency(self) -> int:
+        """Items in hand at once in each replica; 0: one after the other, in the data thread."""
+        return self.options.concurrency or (ASYNC_CONCURRENCY if self.is_async else 0)
 
     @property
     def entry(self) -> Callable[..., Any] | None:
@@ -230,6 +244,9 @@ def declare(
     if "durability" in given and not durable:
         fix = "derive the stage from DurableStage, or remove durability="
         faults.append(("durability= is for stages with state on disk", fix))
+    faults += concurrency_faults(
+        target, kind, asked=given.get("concurrency") is not None, is_durable=durable
+    )
     takes = reserved_in(target, kind, _takes(runtime))
     if kind == "source":
         faults.extend(_source_faults(target, options, takes))
@@ -243,7 +260,8 @@ def declare(
         line=line,
         problems=tuple(problem_at(name, site, *fault) for fault in faults),
         is_class=inspect.isclass(target),
-        is_generator=inspect.isgeneratorfunction(entry_of(target, kind)),
+        is_generator=does_yield(entry_of(target, kind)),
+        is_async=is_async(entry_of(target, kind)),
         is_durable=durable,
         takes_resume="resume" in takes,
         takes_partition=takes >= SHARE,
@@ -319,6 +337,10 @@ OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "on_error": (lambda value: value in ON_ERROR, f"one of {', '.join(ON_ERROR)}"),
     "deterministic": (lambda value: isinstance(value, bool), "True or False"),
     "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),
+    "concurrency": (
+        lambda value: _is_whole(value, 1) and value <= MAX_CONCURRENCY,
+        f"a whole number from 1 to {MAX_CONCURRENCY}",
+    ),
     "journaled": (lambda value: isinstance(value, bool), "True or False"),
 }
 SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s", "journaled")
@@ -330,6 +352,8 @@ def _read_options(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, An
     valid, faults = dict[str, Any](), list[Fault]()
     known = SOURCE_OPTIONS if kind == "source" else STAGE_OPTIONS
     for option, value in given.items():
+        if option == "concurrency" and kind == "source":
+            continue  # told by `concurrency_faults`, better
         if option not in known:
             faults.append((f"unknown option '{option}'", suggest(option, known)))
             continue

@@ -171,3 +171,15 @@ def test_a_window_stays_between_its_bounds_whatever_is_measured(seed):
         lowest, highest = min(lowest, each_s), max(highest, each_s)
         assert lowest * 0.999 <= window.service_s <= highest * 1.001, f"seed {seed}"
         assert Window.MIN_ITEMS <= window.items(chance.randrange(1, 9)) <= 1000, f"seed {seed}"
+
+
+def test_a_replica_that_works_at_many_at_once_wants_as_many_more_however_slow_one_is():
+    window = Window(max_items=1000)
+    window.at_least(200)
+    assert window.items(1) == 200
+    window.measured(1, 60.0)
+    assert window.items(1) == 200
+    assert window.items(3) == 67  # over all links together
+    assert window.items(1000) == Window.MIN_ITEMS
+    window.at_least(5000)
+    assert window.items(1) == 1000, "never more than the edge allows"

@@ -92,7 +92,7 @@ def test_a_head_that_was_not_written_to_its_end_has_no_reading(path, raw):
 
 
 def test_more_runs_than_it_can_name_are_refused(box):
-    run = RUNS[0].renewed(start=0, n=60_000, numbers=list(range(0, 120_000, 2)))
+    run = RUNS[0].renewed(start=0, n=500_000, numbers=list(range(0, 1_000_000, 2)))
     with pytest.raises(ValueError, match="1 runs do not fit a black box"):
         box.enter([run], alone=False, now_ns=1)
 

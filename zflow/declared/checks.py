@@ -10,7 +10,7 @@ from typing import Any
 
 from zflow.declared.model import Declared, EdgeDecl, neighbours_of, reach
 from zflow.errors import Problem
-from zflow.shapes import annotations_of, arguments_of
+from zflow.shapes import annotations_of, arguments_of, is_async
 from zflow.stages import Emit, StageDecl, problem_at
 
 STREAMS = (Iterator, Iterable, Generator)
@@ -36,8 +36,14 @@ def refused_edges(declared: Declared, excused: set[str]) -> Iterator[Problem]:
 
 
 def keyed_edges(declared: Declared) -> Iterator[Problem]:
-    """Keys that lead nowhere, durable stages that are not keyed as a whole, or by nothing."""
+    """Functions of edges that would have to be awaited, keys that lead nowhere, durable stages that
+    are not keyed as a whole, or by nothing."""
     for edge in declared.edges:
+        for option, function in (("when", edge.when), ("key", edge.key)):
+            if is_async(function):
+                message = f"{option}= is async: it gives a coroutine, not an answer"
+                fix = "write it without async; await in the stage before it"
+                yield problem_at(edge.label, (edge.file, edge.line), message, fix)
         if edge.key is not None and not declared.stage(edge.target).is_durable:
             fix = "derive the stage from DurableStage, or remove key="
             message = f"key= leads to '{edge.target}', which has no state to keep by key"

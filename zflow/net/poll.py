@@ -12,8 +12,10 @@ class Waiter:
 
     def __init__(self, sockets: "Iterable[zmq.Socket[bytes]]") -> None:
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._sockets = list(sockets)
         self._watched: list[tuple[Any, int]] = [(self._event, zmq.POLLIN)]
-        self._watched += [(socket, zmq.POLLIN) for socket in sockets]
+        self._watched += [(socket, zmq.POLLIN) for socket in self._sockets]
+        self.woken = False  # the last wait was ended by `wake`, or would have been
 
     def wait(self, timeout_s: float) -> "list[tuple[Any, int]]":
         """Block until something arrives, `wake` is called, or the time is up.
@@ -22,10 +24,16 @@ class Waiter:
         """
         # Rounded up: waking a little late is one step, waking early is a spin until then.
         ready = zmq.zmq_poll(self._watched, int(max(0.0, timeout_s) * 1000 + 0.999))
-        if ready and ready[0][0] == self._event:
+        self.woken = bool(ready) and ready[0][0] == self._event
+        if self.woken:
             os.eventfd_read(self._event)
             del ready[0]
         return ready
+
+    def descriptors(self) -> list[int]:
+        """Readable as soon as `wait` may have something. Those of sockets are edge-triggered: they
+        say nothing of what had come when the sockets were last looked at."""
+        return [self._event, *(int(socket.getsockopt(zmq.FD)) for socket in self._sockets)]
 
     def wake(self) -> None:
         """End the wait, or the next one."""

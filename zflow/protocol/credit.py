@@ -90,7 +90,13 @@ class Window:
 
     def __init__(self, *, max_items: int) -> None:
         self._max_items = max_items
+        self._least = self.MIN_ITEMS  # over all links
         self.service_s = 0.0  # of user code per unit, smoothed; 0 before the first measurement
+
+    def at_least(self, items: int) -> None:
+        """The replica works at so many units at once: it wants as many more to be waiting, since
+        those may end together and what is waited for comes a round trip of credit later."""
+        self._least = max(self.MIN_ITEMS, items)
 
     def measured(self, items: int, seconds: float) -> None:
         """A slice of `items` took `seconds`."""
@@ -104,7 +110,8 @@ class Window:
 
     def items(self, links: int) -> int:
         """The window of one of `links` links."""
-        if self.service_s == 0.0:
-            return max(self.MIN_ITEMS, min(self._max_items, self.FIRST_ITEMS))
-        wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / max(links, 1))
-        return max(self.MIN_ITEMS, min(self._max_items, wanted))
+        least = max(self.MIN_ITEMS, -(-self._least // max(links, 1)))
+        wanted = self.FIRST_ITEMS
+        if self.service_s > 0.0:
+            wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / max(links, 1))
+        return max(self.MIN_ITEMS, min(self._max_items, max(least, wanted)))

@@ -23,7 +23,8 @@ from zflow.protocol.inbox import InboxSettings
 from zflow.protocol.outbox import EdgeSettings
 from zflow.protocol.sender import Identity
 from zflow.replica.committer import Committer
-from zflow.replica.context import Context
+from zflow.replica.concurrent import ConcurrentWorker, ThreadWorker
+from zflow.replica.context import Context, SharedContext
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
 from zflow.replica.journaled import journaled
@@ -198,7 +199,8 @@ def load_user(place: Place) -> User:
     parameters = parse_parameters(declared, config.parameters).get(name, {})
     decl = declared.stage(name)
     keys = {edge.label: edge.key for edge in declared.edges_into(name)}
-    context = Context(name, place.slot.index, parameters, labels, keys)
+    kind = SharedContext if decl.concurrency else Context
+    context = kind(name, place.slot.index, parameters, labels, keys)
     code = build(decl, parameters, context)
     return User(
         declared=declared,
@@ -252,6 +254,8 @@ def make_worker(
         kind = SINKS[entry_name(decl.target, "sink")]
     elif decl.is_generator:
         kind = YieldWorker
+    if decl.concurrency:
+        return _concurrent_worker(place, decl, bench, code)
     return kind(
         bench,
         code.call,
@@ -259,6 +263,24 @@ def make_worker(
         positioned=decl.is_class,
         is_sink=decl.kind == "sink",
     )
+
+
+def _concurrent_worker(
+    place: Place, decl: StageDecl, bench: Bench, code: UserCode
+) -> ConcurrentWorker:
+    settings: dict[str, Any] = {
+        "concurrency": decl.concurrency,
+        "retry_on": decl.options.retry_on,
+        "positioned": decl.is_class,
+        "is_sink": decl.kind == "sink",
+    }
+    if not decl.is_async:
+        return ThreadWorker(bench, code.call, **settings)
+    # asyncio takes as long to import as all of a plain replica's own code.
+    from zflow.replica.asynchronous import AsyncWorker, AsyncYieldWorker
+
+    kind = AsyncYieldWorker if decl.is_generator else AsyncWorker
+    return kind(bench, code.call, timeout_s=place.stage.timeout_s, **settings)
 
 
 def make_durable(

@@ -5,6 +5,7 @@ Decides nothing. Looked up when asked, so that a stage which never asks pays not
 
 import logging
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,7 @@ from zflow.wire.run import Run
 
 
 class Context:
-    """Set on the instance before `open()`; valid in the data thread only."""
+    """Set on the instance before `open()`; valid in the thread that has the item only."""
 
     def __init__(
         self,
@@ -59,11 +60,14 @@ class Context:
         self._portion = portion
         self.position = position
 
+    def _in_hand(self) -> tuple[Portion | None, int]:
+        return self._portion, self.position
+
     def _here(self) -> tuple[Run, int]:
-        if self._portion is None:
+        portion, position = self._in_hand()
+        if portion is None:
             raise RuntimeError("context.attempt and context.item_id exist only while an item runs")
-        position = self.position
-        for run in self._portion.runs:
+        for run in portion.runs:
             if position < run.n:
                 return run, position
             position -= run.n
@@ -84,9 +88,10 @@ class Context:
     @property
     def edge(self) -> str:
         """The label of the edge the item came on."""
-        if self._portion is None:
+        portion, _ = self._in_hand()
+        if portion is None:
             raise RuntimeError("context.edge exists only while an item runs")
-        return self._edges[self._portion.link.key[0]]
+        return self._edges[portion.link.key[0]]
 
     @property
     def key(self) -> Any:
@@ -96,3 +101,16 @@ class Context:
         """
         key = self._keys.get(self.edge)
         return None if key is None else key(self.item)
+
+
+class SharedContext(Context):
+    """Of a stage that has several items in hand: each task and each thread sees its own."""
+
+    _item: ContextVar[tuple[Portion | None, int]] = ContextVar("zflow_item", default=(None, 0))
+
+    def at(self, portion: Portion | None, position: int) -> None:
+        """The replica's own: which item the present task or thread has."""
+        self._item.set((portion, position))
+
+    def _in_hand(self) -> tuple[Portion | None, int]:
+        return self._item.get()

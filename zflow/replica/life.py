@@ -30,6 +30,7 @@ from zflow.replica.assembly import (
     make_emitter,
     make_worker,
 )
+from zflow.replica.concurrent import ConcurrentWorker, Waits
 from zflow.replica.controller import AWAY_S, Controller
 from zflow.replica.counters import Counters
 from zflow.replica.doors import Doors
@@ -65,6 +66,9 @@ class Replica:
 
     _books_due_s = 0.0
     _books_stale = False  # something may have happened since they were kept
+    _concurrent: ConcurrentWorker | None = None
+    _retired = False  # somebody else has this slot
+    _bed: Waits | None = None  # what the data thread sleeps on, if it is more than the waiter
 
     def __init__(
         self,
@@ -87,7 +91,6 @@ class Replica:
         self._state = "registered"
         self._failure = ""
         self._version = ""  # of the user's code, once it is loaded
-        self._retired = False
         self._parent = os.getppid()
         position_file = None
         self._position = None
@@ -161,7 +164,7 @@ class Replica:
             worker = self._make_worker(user)
             instance = user.code.instance if user.code is not None else None
             if self._source is None:
-                open_stage(instance)
+                self._complete(open_stage(instance))
             self._enter("bound")
             self._until_connected()
             self._work(worker)
@@ -171,6 +174,13 @@ class Replica:
             raise
         finally:
             controller.stop()
+            if self._concurrent is not None:
+                self._concurrent.close()
+
+    def _complete(self, made: Any) -> None:
+        """What `open()` or `close()` has given; an async one gives a coroutine."""
+        if self._concurrent is not None:
+            self._concurrent.complete(made)
 
     def _make_worker(self, user: User) -> Worker:
         assert self._controller is not None
@@ -205,6 +215,9 @@ class Replica:
             )
         if isinstance(worker, SourceWorker):
             self._source = worker
+        if isinstance(worker, ConcurrentWorker):
+            self._concurrent = worker
+            self._bed = worker.attach(self._waiter)
         self._worker = worker
         self._learn(())  # what has come meanwhile
         return worker
@@ -249,10 +262,16 @@ class Replica:
             with self._reactor.lock:
                 self._keep_house()
             if not more and not self._has_work():
-                self._counters.time.enter(BLOCKED if self._core.full() else STARVED)
+                self._counters.time.enter(self._idle_state())
                 found = self._wait()
                 # A wait that found something at once: there is a backlog, so take all of it.
                 ready = found if self._counters.time.leave() > AT_ONCE_NS else None
+
+    def _idle_state(self) -> int:
+        """What the time is called while the data thread sleeps now."""
+        if self._concurrent is not None:
+            return self._concurrent.idle_state()
+        return BLOCKED if self._core.full() else STARVED
 
     def _is_through(self) -> bool:
         """This process may end before its run does."""
@@ -271,6 +290,8 @@ class Replica:
 
     def _has_work(self) -> bool:
         core = self._core
+        if self._concurrent is not None and not self._concurrent.has_room():
+            return False
         return bool(core.inbox.parcels) and not core.full() and not self._room_asked
 
     def _wait(self) -> Ready:
@@ -282,7 +303,7 @@ class Replica:
             due_s = min(due_s, self._books_due_s)
         if self._room_asked:
             due_s = min(due_s, self._clock.now_s() + LAST_WORDS_S)
-        return self._waiter.wait(min(IDLE_S, due_s - self._clock.now_s()))
+        return (self._bed or self._waiter).wait(min(IDLE_S, due_s - self._clock.now_s()))
 
     def _turn(self) -> None:
         with self._reactor.lock:
@@ -315,7 +336,7 @@ class Replica:
             raise Unavailable("a newer process has this slot")
         if not self.made_room:
             self._say_goodbye()
-        close_stage(instance)
+        self._complete(close_stage(instance))
         if self._durable is not None:
             self._durable.close()
         self._keeper.close()

@@ -7,6 +7,7 @@ warning says so.
 import json
 import logging
 import re
+import threading
 
 from zflow.metrics import MAX_USER_NAMES, MAX_USER_SERIES, USER_KEY
 from zflow.state.blackbox import MAX_SPARE_NAME_BYTES, BlackBox, Cells
@@ -17,9 +18,11 @@ _RESERVED = frozenset({"topology", "stage", "replica", "edge", "le", "quantile",
 
 
 class UserCounter:
-    """Counts up. One thread of the stage at a time may add to it."""
+    """Counts up; from any thread of the stage."""
 
     __slots__ = ("_at", "_cells")
+
+    _adding = threading.Lock()  # to read a cell and to write it are two things
 
     def __init__(self, cells: Cells, at: int) -> None:
         self._cells = cells
@@ -29,7 +32,8 @@ class UserCounter:
         """`n` more; raises ValueError if it is less than 0."""
         if n < 0:
             raise ValueError(f"a counter only rises; got {n}")
-        self._cells[self._at] += n
+        with self._adding:
+            self._cells[self._at] += n
 
 
 class UserCounters:
@@ -39,12 +43,17 @@ class UserCounters:
         self._black_box = black_box
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], UserCounter] = {}
         self._names: set[str] = set()
+        self._making = threading.Lock()  # the threads of a stage may ask for the same
         self._warned = False
 
     def counter(self, name: str, labels: dict[str, object]) -> UserCounter:
         """The counter of that name with those labels; raises ValueError for what cannot be one."""
         name = name.removesuffix("_total")  # it is put there when it is exported
         key = (name, tuple(sorted((label, str(value)) for label, value in labels.items())))
+        with self._making:
+            return self._of(name, key)
+
+    def _of(self, name: str, key: tuple[str, tuple[tuple[str, str], ...]]) -> UserCounter:
         known = self._known.get(key)
         if known is None:
             known = self._make(*key)

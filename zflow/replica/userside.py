@@ -59,15 +59,13 @@ def source_begin(
     return begin
 
 
-def open_stage(instance: Any) -> None:
-    """`open()` of a class stage or sink, if it has one."""
+def open_stage(instance: Any) -> Any:
+    """`open()` of a class stage or sink, if it has one; what it gives, for an async one."""
     opener = getattr(instance, "open", None)
-    if opener is not None:
-        opener()
+    return None if opener is None else opener()
 
 
-def close_stage(instance: Any) -> None:
-    """`close()` of a class, if it has one."""
+def close_stage(instance: Any) -> Any:
+    """`close()` of a class, if it has one; what it gives, for an async one."""
     closer = getattr(instance, "close", None)
-    if closer is not None:
-        closer()
+    return None if closer is None else closer()

@@ -18,23 +18,102 @@ from zflow.replica.worker import StageWorker, describe
 STREAM_ITEMS = 1024  # outputs of one input kept back before they may leave early
 
 
-class _Stream:
-    """An input whose outputs leave while its generator goes on."""
+class Stream:
+    """An input whose outputs leave while its generator goes on. ordinal: of its next output."""
 
-    def __init__(self, task: Task, made: Iterator[Any]) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
-        self.made = made
         self.ordinal = 0
         self.scatters: dict[int, Scatter] = {}
 
 
-class YieldWorker(StageWorker):
+class GivesYields(StageWorker):
+    """How what generators yield goes to the core."""
+
+    _nothing = 0  # inputs of the stretch that have yielded nothing
+
+    def _leave(self, portion: Portion, begin: int, done: list[list[Output]]) -> None:
+        """Outputs of some inputs that have yielded their last, in one task."""
+        if not done:
+            return
+        core = self.bench.reactor.core
+        scatters: dict[int, Scatter] = {}
+        with self.bench.reactor.lock:
+            task = core.open_tasks(portion, begin, begin + len(done))
+            for at, outputs in enumerate(done):
+                self._hand_over_yields(task, portion, begin + at, outputs, 0, scatters)
+            for scatter in scatters.values():
+                core.yielded_to(task, portion, begin, scatter.edge, scatter.take(full=False))
+            core.done(task)
+            self.bench.counters.processed += len(done)
+            self.bench.counters.filtered += self._nothing
+        self._nothing = 0
+
+    def _hand_over_yields(
+        self,
+        task: Task,
+        portion: Portion,
+        position: int,
+        outputs: list[Output],
+        ordinal: int,
+        scatters: dict[int, Scatter],
+    ) -> None:
+        """Some of what one input yielded, from that ordinal on. Under the lock."""
+        at = portion.first + position - task.first
+        for output in outputs:
+            if output.partitions is not None:
+                scatter = scatters.setdefault(output.edge, Scatter(output.edge))
+                if ordinal == 0:
+                    scatter.begin()
+                scatter.add(at, output)
+            elif output.items:
+                ordinals = _ordinals(ordinal, output)
+                core = self.bench.reactor.core
+                core.yielded(
+                    task, portion, position, output.edge, ordinals, output.items, output.lane
+                )
+
+    def _send_part(
+        self,
+        stream: Stream,
+        portion: Portion,
+        position: int,
+        outputs: list[Output],
+        n: int,
+        *,
+        ended: bool,
+    ) -> None:
+        """The next `n` yields of an input that streams."""
+        core = self.bench.reactor.core
+        with self.bench.reactor.lock:
+            self._hand_over_yields(
+                stream.task, portion, position, outputs, stream.ordinal, stream.scatters
+            )
+            for scatter in stream.scatters.values():
+                shares = scatter.take(full=not ended)
+                core.yielded_to(stream.task, portion, position, scatter.edge, shares)
+            if ended:
+                core.done(stream.task)
+        stream.ordinal += n
+        if ended:
+            self.bench.counters.processed += 1
+
+    def _fail_part(self, stream: Stream, error: BaseException) -> None:
+        if isinstance(error, WhenError):
+            error = error.__cause__ or error
+        code = "error" if isinstance(error, self._retry_on) else "final"
+        self.bench.counters.failed(error)
+        with self.bench.reactor.lock:
+            self.bench.reactor.core.failed_open(stream.task, code, *describe(error))
+
+
+class YieldWorker(GivesYields):
     """A generator that is suspended between slices keeps the rest of its portion waiting."""
 
     _portion: Portion | None = None
     _position = 0
-    _stream: _Stream | None = None
-    _nothing = 0  # inputs of the stretch that have yielded nothing
+    _stream: Stream | None = None
+    _made: Iterator[Any]  # the generator of the stream
 
     def slice(self) -> bool:
         """Continue a suspended generator first."""
@@ -105,47 +184,6 @@ class YieldWorker(StageWorker):
             self._nothing += 1
         return made, self.bench.emitter.route(items), len(items) < STREAM_ITEMS
 
-    def _leave(self, portion: Portion, begin: int, done: list[list[Output]]) -> None:
-        """Outputs of some inputs that have yielded their last, in one task."""
-        if not done:
-            return
-        core = self.bench.reactor.core
-        scatters: dict[int, Scatter] = {}
-        with self.bench.reactor.lock:
-            task = core.open_tasks(portion, begin, begin + len(done))
-            for at, outputs in enumerate(done):
-                self._hand_over(task, portion, begin + at, outputs, 0, scatters)
-            for scatter in scatters.values():
-                core.yielded_to(task, portion, begin, scatter.edge, scatter.take(full=False))
-            core.done(task)
-            self.bench.counters.processed += len(done)
-            self.bench.counters.filtered += self._nothing
-        self._nothing = 0
-
-    def _hand_over(
-        self,
-        task: Task,
-        portion: Portion,
-        position: int,
-        outputs: list[Output],
-        ordinal: int,
-        scatters: dict[int, Scatter],
-    ) -> None:
-        """Some of what one input yielded, from that ordinal on. Under the lock."""
-        at = portion.first + position - task.first
-        for output in outputs:
-            if output.partitions is not None:
-                scatter = scatters.setdefault(output.edge, Scatter(output.edge))
-                if ordinal == 0:
-                    scatter.begin()
-                scatter.add(at, output)
-            elif output.items:
-                ordinals = _ordinals(ordinal, output)
-                core = self.bench.reactor.core
-                core.yielded(
-                    task, portion, position, output.edge, ordinals, output.items, output.lane
-                )
-
     # -- streams -----------------------------------------------------------------------------
 
     def _begin_stream(
@@ -153,7 +191,7 @@ class YieldWorker(StageWorker):
     ) -> None:
         with self.bench.reactor.lock:
             task = self.bench.reactor.core.open_task(portion, position)
-        self._stream = _Stream(task, made)
+        self._stream, self._made = Stream(task), made
         self._send_stream(portion, outputs, STREAM_ITEMS, ended=False)
 
     def _go_on(self, portion: Portion) -> bool:
@@ -163,39 +201,21 @@ class YieldWorker(StageWorker):
         items: list[Any] = []
         try:
             self.bench.context.at(portion, self._position)
-            self.bench.emitter.gather(itertools.islice(stream.made, STREAM_ITEMS), items.append)
+            self.bench.emitter.gather(itertools.islice(self._made, STREAM_ITEMS), items.append)
             outputs = self.bench.emitter.route(items)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the user's function
-            self._fail_stream(stream, error)
+            self._fail_part(stream, error)
+            self._end_stream()
             return True
         self._send_stream(portion, outputs, len(items), ended=len(items) < STREAM_ITEMS)
         return self._stream is None
 
     def _send_stream(self, portion: Portion, outputs: list[Output], n: int, *, ended: bool) -> None:
-        stream, core = self._stream, self.bench.reactor.core
+        stream = self._stream
         assert stream is not None, "only a stream sends"
-        with self.bench.reactor.lock:
-            self._hand_over(
-                stream.task, portion, self._position, outputs, stream.ordinal, stream.scatters
-            )
-            for scatter in stream.scatters.values():
-                shares = scatter.take(full=not ended)
-                core.yielded_to(stream.task, portion, self._position, scatter.edge, shares)
-            if ended:
-                core.done(stream.task)
-        stream.ordinal += n
+        self._send_part(stream, portion, self._position, outputs, n, ended=ended)
         if ended:
-            self.bench.counters.processed += 1
             self._end_stream()
-
-    def _fail_stream(self, stream: _Stream, error: BaseException) -> None:
-        if isinstance(error, WhenError):
-            error = error.__cause__ or error
-        code = "error" if isinstance(error, self._retry_on) else "final"
-        self.bench.counters.failed(error)
-        with self.bench.reactor.lock:
-            self.bench.reactor.core.failed_open(stream.task, code, *describe(error))
-        self._end_stream()
 
     def _end_stream(self) -> None:
         self._stream = None

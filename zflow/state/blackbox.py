@@ -30,7 +30,7 @@ from zflow.wire.run import Run
 
 _MAGIC = b"zflowbb2"
 _HEAD_BYTES = 64 * 1024
-_SLICE_BYTES = 128 * 1024
+_SLICE_BYTES = 1024 * 1024  # of which only what was named is ever on a page
 _SPARE_BYTES = 192
 MAX_SPARE_NAME_BYTES = _SPARE_BYTES - 2
 _SLICE = struct.Struct("<QBxhI")
@@ -135,6 +135,10 @@ class BlackBox:
         _LENGTH.pack_into(self._map, _AT_LENGTH, 0)
         self._map[_AT_RUNS : _AT_RUNS + len(raw)] = raw
         _SLICE.pack_into(self._map, _AT_SLICE, now_ns, alone, -1, len(raw))
+
+    def renew(self, now_ns: int) -> None:
+        """User code that executes these units goes on from now; 0: it waits and is not stuck."""
+        _STARTED.pack_into(self._map, _AT_SLICE, now_ns)
 
     def at(self, place: int) -> None:
         """Which item of the unit that runs alone is executing from now on."""
