@@ -4,6 +4,7 @@ The public door: what a topology file imports. Never loads zmq, so that reading 
 """
 
 from zflow.durable import DurableStage
+from zflow.limits import Breaker
 from zflow.stages import emit, sink, source, stage
 from zflow.topology import Topology
 from zflow.windowing.specs import Window, session, sliding, tumbling
@@ -12,6 +13,7 @@ from zflow.windows import join, window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Breaker",
     "DurableStage",
     "Topology",
     "Window",

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from zflow.durable import DurableStage
 from zflow.errors import ConfigError, Problem, suggest
+from zflow.limits import LIMIT_RULES, LimitKeywords, Limits, limit_faults, why_one
 from zflow.shapes import (
     ITEM,
     SHARE,
@@ -76,7 +77,7 @@ class SourceKeywords(CommonKeywords, total=False):
     journaled: bool
 
 
-class StageKeywords(CommonKeywords, total=False):
+class StageKeywords(CommonKeywords, LimitKeywords, total=False):
     """The options of `@stage` and `@sink`."""
 
     retry_on: RetryOn
@@ -88,7 +89,7 @@ class StageKeywords(CommonKeywords, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageOptions:
+class StageOptions(Limits):
     """The options of one stage, complete and valid.
 
     retries: calls after the first one. backoff_s: wait before the first retry, seconds.
@@ -231,8 +232,13 @@ def declare(
         fix = "derive the stage from DurableStage, or remove durability="
         faults.append(("durability= is for stages with state on disk", fix))
     takes = reserved_in(target, kind, _takes(runtime))
+    is_generator = inspect.isgeneratorfunction(entry_of(target, kind))
     if kind == "source":
         faults.extend(_source_faults(target, options, takes))
+    else:
+        is_class_sink = kind == "sink" and inspect.isclass(target)
+        one = why_one(is_durable=durable, is_generator=is_generator, is_class_sink=is_class_sink)
+        faults.extend(limit_faults(valid, options, takes_one=one, is_durable=durable))
     file, line = site
     return StageDecl(
         name=name,
@@ -243,7 +249,7 @@ def declare(
         line=line,
         problems=tuple(problem_at(name, site, *fault) for fault in faults),
         is_class=inspect.isclass(target),
-        is_generator=inspect.isgeneratorfunction(entry_of(target, kind)),
+        is_generator=is_generator,
         is_durable=durable,
         takes_resume="resume" in takes,
         takes_partition=takes >= SHARE,
@@ -318,6 +324,7 @@ OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "deterministic": (lambda value: isinstance(value, bool), "True or False"),
     "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),
     "journaled": (lambda value: isinstance(value, bool), "True or False"),
+    **LIMIT_RULES,
 }
 SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s", "journaled")
 STAGE_OPTIONS = tuple(option for option in OPTION_RULES if option != "journaled")
@@ -329,7 +336,10 @@ def _read_options(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, An
     known = SOURCE_OPTIONS if kind == "source" else STAGE_OPTIONS
     for option, value in given.items():
         if option not in known:
-            faults.append((f"unknown option '{option}'", suggest(option, known)))
+            if option in LIMIT_RULES:
+                faults.append((f"{option}= is for stages and sinks", f"remove {option}="))
+            else:
+                faults.append((f"unknown option '{option}'", suggest(option, known)))
             continue
         is_valid, wanted = OPTION_RULES[option]
         if is_valid(value):

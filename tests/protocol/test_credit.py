@@ -171,3 +171,13 @@ def test_a_window_stays_between_its_bounds_whatever_is_measured(seed):
         lowest, highest = min(lowest, each_s), max(highest, each_s)
         assert lowest * 0.999 <= window.service_s <= highest * 1.001, f"seed {seed}"
         assert Window.MIN_ITEMS <= window.items(chance.randrange(1, 9)) <= 1000, f"seed {seed}"
+
+
+@pytest.mark.parametrize("per_unit_s", [None, 0.000001, 0.001, 5.0])
+def test_what_takes_many_at_once_is_sent_that_many_however_slow_it_is(per_unit_s):
+    window = Window(max_items=65_536)
+    window.floor_items = 64
+    if per_unit_s is not None:
+        window.measured(10, 10 * per_unit_s)
+    assert window.items(links=1) >= 64
+    assert window.items(links=16) >= 64

@@ -88,8 +88,10 @@ class Window:
     FIRST_ITEMS = 8  # until the first slice has been measured
     _WEIGHT = 0.25
 
-    def __init__(self, *, max_items: int) -> None:
+    def __init__(self, *, max_items: int, floor_items: int = MIN_ITEMS) -> None:
+        """floor_items: what is called with so many at once must be able to have them here."""
         self._max_items = max_items
+        self.floor_items = max(self.MIN_ITEMS, floor_items)
         self.service_s = 0.0  # of user code per unit, smoothed; 0 before the first measurement
 
     def measured(self, items: int, seconds: float) -> None:
@@ -105,6 +107,6 @@ class Window:
     def items(self, links: int) -> int:
         """The window of one of `links` links."""
         if self.service_s == 0.0:
-            return max(self.MIN_ITEMS, min(self._max_items, self.FIRST_ITEMS))
+            return max(self.floor_items, min(self._max_items, self.FIRST_ITEMS))
         wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / max(links, 1))
-        return max(self.MIN_ITEMS, min(self._max_items, wanted))
+        return max(self.floor_items, min(self._max_items, wanted))

@@ -7,7 +7,7 @@ hold unacknowledged.
 from dataclasses import dataclass
 
 REPLAY_REASONS = ("reset", "peer_lost", "nack", "sender_died", "not_owner")
-DROP_REASONS = ("lost", "error")
+DROP_REASONS = ("lost", "error", "expired")
 COLUMNS = (
     "sent",
     "processed",

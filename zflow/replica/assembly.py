@@ -15,6 +15,7 @@ from zflow.declared.model import Declared
 from zflow.errors import InternalError
 from zflow.hashing import text_hash64
 from zflow.ids import Slot, new_token
+from zflow.limits import Limits
 from zflow.loader import Loaded, load, load_source
 from zflow.paths import RunDirectory, StateDirectory
 from zflow.protocol.actions import LinkKey
@@ -22,10 +23,12 @@ from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings
 from zflow.protocol.outbox import EdgeSettings
 from zflow.protocol.sender import Identity
+from zflow.replica.batches import BatchWorker
 from zflow.replica.committer import Committer
 from zflow.replica.context import Context
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
+from zflow.replica.gates import Gates
 from zflow.replica.journaled import journaled
 from zflow.replica.partitions import Partitions
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
@@ -242,6 +245,18 @@ def make_worker(
     decl, code = user.decl, user.code
     if decl is None or code is None:
         raise InternalError(f"{place.slot} has neither a position nor user code")
+    gates = _gates(place, decl.options, bench)
+    if decl.options.batch:
+        return BatchWorker(
+            bench,
+            code.call,
+            retry_on=decl.options.retry_on,
+            positioned=decl.is_class,
+            is_sink=decl.kind == "sink",
+            batch=decl.options.batch,
+            batch_timeout_s=decl.options.batch_timeout_s,
+            gates=gates,
+        )
     kind: type[StageWorker] = StageWorker
     if decl.kind == "sink" and decl.is_class:
         kind = SINKS[entry_name(decl.target, "sink")]
@@ -253,6 +268,22 @@ def make_worker(
         retry_on=decl.options.retry_on,
         positioned=decl.is_class,
         is_sink=decl.kind == "sink",
+        gates=gates,
+    )
+
+
+def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
+    """What the stage waits for besides items; None if nothing is declared."""
+    if limits.deadline_s is None and limits.rate_limit_per_s is None and limits.breaker is None:
+        return None
+    name = place.slot.stage
+    return Gates(
+        limits,
+        bench.reactor.core,
+        bench.clock,
+        retries=place.stage.retries,
+        slots=lambda: len(place.rosters[name].slots),
+        logger=bench.context.logger,
     )
 
 

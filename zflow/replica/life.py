@@ -44,7 +44,7 @@ from zflow.replica.tapping import Tapping
 from zflow.replica.timebook import BLOCKED, BUSY, STARVED
 from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
-from zflow.replica.worker import Bench, Worker, describe
+from zflow.replica.worker import Bench, StageWorker, Worker, describe
 from zflow.state.blackbox import BlackBox
 from zflow.state.positions import PositionFile
 from zflow.wire import control
@@ -122,6 +122,7 @@ class Replica:
         self._emitter: Emitter | None = None
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
+        self._stage: StageWorker | None = None
         self._learn(snapshot.owners)
         self._leave_if_left()
 
@@ -204,6 +205,8 @@ class Replica:
             )
         if isinstance(worker, SourceWorker):
             self._source = worker
+        elif isinstance(worker, StageWorker):
+            self._stage = worker
         self._worker = worker
         self._learn(())  # what has come meanwhile
         return worker
@@ -248,7 +251,7 @@ class Replica:
             with self._reactor.lock:
                 self._keep_house()
             if not more and not self._has_work():
-                self._counters.time.enter(BLOCKED if self._core.full() else STARVED)
+                self._counters.time.enter(self._idles_as())
                 found = self._wait()
                 # A wait that found something at once: there is a backlog, so take all of it.
                 ready = found if self._counters.time.leave() > AT_ONCE_NS else None
@@ -270,7 +273,19 @@ class Replica:
 
     def _has_work(self) -> bool:
         core = self._core
-        return bool(core.inbox.parcels) and not core.full() and not self._room_asked
+        if not core.inbox.parcels or core.full() or self._room_asked:
+            return False
+        return self._stage is None or self._stage.waits_as() is None
+
+    def _idles_as(self) -> int:
+        """What the time is in which this thread sleeps."""
+        if self._core.full():
+            return BLOCKED
+        return (self._stage.waits_as() if self._stage is not None else None) or STARVED
+
+    def _alarm(self) -> str:
+        """What people should know of this replica, a sentence."""
+        return self._doors.alarm or (self._stage.alarm() if self._stage is not None else "")
 
     def _wait(self) -> Ready:
         """Sleep until something arrives or a timer is due; what has arrived."""
@@ -378,8 +393,8 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended:
             said = known.probe, known.state, known.owners, known.alarm, known.tap
-            doors = self._doors.alarm, self._tapping.endpoint
-            if said == (self._heard.probe, state, released, *doors):
+            seen = self._alarm(), self._tapping.endpoint
+            if said == (self._heard.probe, state, released, *seen):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -393,7 +408,7 @@ class Replica:
             self._failure,
             self._source is None or self._source.ended,
             released,
-            self._doors.alarm,
+            self._alarm(),
             self._tapping.endpoint,
         )
         if report != self._report:
