@@ -36,7 +36,10 @@ class Pace:
 
     def _set(self, rate_per_s: float) -> None:
         self._rate_per_s = rate_per_s
-        self._burst = max(float(self._least), rate_per_s * BURST_S)
+        burst = rate_per_s * BURST_S
+        # One more, so that whoever looks now and then loses no part of an item; not where items
+        # are so rare that each counts.
+        self._burst = max(float(self._least), burst + 1.0 if burst >= 1.0 else 1.0)
 
     @property
     def interval_s(self) -> float:
@@ -60,8 +63,8 @@ class Pace:
 
     def due_s(self, items: int = 1) -> float:
         """When that many may go, at most what it can hold; at the time of the last question."""
-        missing = min(float(items), self._burst) - self._tokens - _ALMOST
-        return self._since_s + max(0.0, missing) / self._rate_per_s
+        missing = min(float(items), self._burst) - self._tokens
+        return self._since_s + (missing / self._rate_per_s if missing > _ALMOST else 0.0)
 
     def is_full(self, now_s: float) -> bool:
         """True if it is as good as new: there is nothing to remember."""
