@@ -27,7 +27,7 @@ class SetClock(Clock):
         return self.at_s
 
     def now_ns(self):
-        return round(self.at_s * 1e9)
+        return int(self.at_s * 1e9) + 1000  # never before what was rounded up
 
 
 class Trial:
@@ -319,6 +319,21 @@ def test_a_sink_class_waits_behind_a_breaker_too(make_bench):
     trial.after(10.0)
     assert sorted(written) == [2, 3, 4, 5, 6, 7]
     assert trial.bench.core.running == 0
+
+
+def test_a_process_that_makes_room_leaves_what_waits_to_its_senders(bench):
+    trial = Trial(bench, breaker=BREAKER, rate_limit_per_s=1.0, rate_key=lambda item: item // 4)
+    trial.down = True
+    bench.feed(list(range(8)))
+    for _ in range(3):
+        trial.after(1.0)
+    assert bench.core.running > 0
+    bench.core.pause_intake(True)
+    trial.worker.forget()
+    assert bench.core.running == 0
+    assert bench.core.at_rest()
+    assert trial.after(60.0) == []
+    assert bench.acked() == []
 
 
 def test_everything_together(bench):

@@ -357,6 +357,10 @@ class Core:
         first = portion.first + begin
         portion.link.fail_all(first, end - begin, code, DEADLINE_ERROR, error)
 
+    def forget(self, portion: Portion) -> None:
+        """Units that were taken and not begun with are left to their senders: this process ends."""
+        self.running -= portion.n
+
     def failed_open(self, task: Task, code: str, error_class: str, error: str) -> None:
         """One input failed after some of its outputs had left: told when they are settled."""
         task.failed(0, code, error_class, error)

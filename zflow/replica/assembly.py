@@ -4,7 +4,7 @@ Decides which part gets which setting. Starts nothing and opens no socket.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from zflow.hashing import text_hash64
 from zflow.ids import Slot, new_token
 from zflow.limits import Limits
 from zflow.loader import Loaded, load, load_source
+from zflow.net.addresses import parse_tcp
 from zflow.paths import RunDirectory, StateDirectory
 from zflow.protocol.actions import LinkKey
 from zflow.protocol.core import Core, CoreSettings, OriginSettings
@@ -274,6 +275,12 @@ def make_worker(
 
 def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
     """What the stage waits for besides items; None if nothing is declared."""
+    if limits.deadline_s is not None and not _is_on_one_machine(place):
+        limits = replace(limits, deadline_s=None)
+        bench.context.logger.warning(
+            "deadline_s= is not kept: the age of an item is known on the machine of its source "
+            "only, and this run may be on several"
+        )
     if limits.deadline_s is None and limits.rate_limit_per_s is None and limits.breaker is None:
         return None
     name = place.slot.stage
@@ -285,6 +292,10 @@ def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
         slots=lambda: len(place.rosters[name].slots),
         logger=bench.context.logger,
     )
+
+
+def _is_on_one_machine(place: Place) -> bool:
+    return not place.into.startswith("tcp://") or parse_tcp(place.into).is_loopback
 
 
 def make_durable(

@@ -255,6 +255,16 @@ class Gates:
             self._untake(portion.n)
             self._ready.appendleft(portion)
 
+    def forget(self) -> None:
+        """This process makes room for another, which is sent what waits here."""
+        waiting = [*self._ready, *self._failed]
+        if self._keyed is not None:
+            waiting += self._keyed.drain()
+        self._ready.clear()
+        self._failed.clear()
+        for portion in waiting:
+            self._core.forget(portion)
+
     def heard(
         self, portion: Portion, begin: int, reached: int, error: BaseException | None
     ) -> bool:
@@ -271,9 +281,11 @@ class Gates:
         if error is None:
             return False
         now_s = self._clock.now_s()
+        was_open = circuit.stand(now_s) is not Stand.CLOSED
         if not circuit.failed(error, attempt_of(portion, reached), now_s):
             return False
-        self._logger.warning("%s: %s", circuit.alarm(now_s), error)
+        level = logging.DEBUG if was_open else logging.WARNING
+        self._logger.log(level, "%s: %r", circuit.alarm(now_s), error)
         self._failed.append(part_of(portion, reached, reached + 1))
         if reached + 1 < portion.n:
             self.hold([part_of(portion, reached + 1, portion.n)])

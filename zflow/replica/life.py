@@ -269,6 +269,8 @@ class Replica:
         """What was begun here is settled and stored; what has not been waits at its senders."""
         with self._reactor.lock:
             self._core.pause_intake(True)
+            if self._stage is not None:
+                self._stage.forget()
             return self._core.at_rest() and self._is_kept()
 
     def _has_work(self) -> bool:

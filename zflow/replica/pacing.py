@@ -166,6 +166,14 @@ class PerKey(Generic[T]):
             del self._waiting[key]
         return one
 
+    def drain(self) -> list[T]:
+        """Everybody who waits; nobody does any more."""
+        waiting = [one for queue in self._waiting.values() for one in queue]
+        self._waiting.clear()
+        self._due.clear()
+        self.waiting = 0
+        return waiting
+
     def due_s(self) -> float:
         """When `pop` has something; infinite if nobody waits."""
         return self._due[0][0] if self._due else float("inf")

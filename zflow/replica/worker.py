@@ -113,6 +113,11 @@ class StageWorker:
         """The core knows of everything."""
         return True
 
+    def forget(self) -> None:
+        """Leave to its senders what was taken and not begun with. Under the lock."""
+        if self.gates is not None:
+            self.gates.forget()
+
     # -- one slice ---------------------------------------------------------------------------
 
     def slice(self) -> bool:
