@@ -122,7 +122,6 @@ class Replica:
         self._emitter: Emitter | None = None
         self._source: SourceWorker | None = None
         self._durable: DurableWorker | None = None
-        self._stage: StageWorker | None = None
         self._learn(snapshot.owners)
         self._leave_if_left()
 
@@ -205,8 +204,6 @@ class Replica:
             )
         if isinstance(worker, SourceWorker):
             self._source = worker
-        elif isinstance(worker, StageWorker):
-            self._stage = worker
         self._worker = worker
         self._learn(())  # what has come meanwhile
         return worker
@@ -272,6 +269,10 @@ class Replica:
             if self._stage is not None:
                 self._stage.forget()
             return self._core.at_rest() and self._is_kept()
+
+    @property
+    def _stage(self) -> StageWorker | None:
+        return self._worker if isinstance(self._worker, StageWorker) else None
 
     def _has_work(self) -> bool:
         core = self._core
