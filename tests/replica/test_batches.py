@@ -354,6 +354,17 @@ def test_a_batch_waits_until_the_rate_lets_it_go_as_a_whole(timed, called):
     assert bench.core.inbox.window.service_s >= 1.0
 
 
+def test_the_single_calls_after_a_batch_that_failed_count_too(timed):
+    bench, clock = timed
+    called = Called(bad={1})
+    bench.feed(list(range(8)))
+    worker = batched(bench, called, gates=gates(bench, rate_limit_per_s=1.0, batch=4))
+    clock.at_s += 3.0
+    work(bench, worker)
+    assert called.lists == [[0, 1, 2, 3], [0], [1], [2], [3]]
+    assert worker.due_s() == pytest.approx(clock.at_s + 8.0)
+
+
 def test_items_that_are_too_old_leave_their_batch_to_others(timed, called):
     bench, clock = timed
     now_ns = clock.now_ns()

@@ -182,6 +182,8 @@ class BatchWorker(StageWorker):
             self.bench.context.logger.info(
                 "a batch of %d failed, item by item: %s", len(items), error
             )
+            if self.gates is not None:
+                self.gates.called_again(len(items))
         for number, portion in enumerate(portions):
             n = portion.n
             self._run(portion)

@@ -249,6 +249,11 @@ class Gates:
 
     # -- after the call ----------------------------------------------------------------------
 
+    def called_again(self, items: int) -> None:
+        """So many are called once more, each alone: they count twice, and others wait longer."""
+        if self._pace is not None:
+            self._pace.take(items)
+
     def hold(self, portions: list[Portion]) -> None:
         """These were taken and wait behind the breaker that has just opened."""
         for portion in reversed(portions):
