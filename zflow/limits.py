@@ -61,9 +61,9 @@ class Limits:
     """The same, complete and valid.
 
     batch: items of one call, 0 for one at a time without a list. batch_timeout_s: how long an item
-    waits for others. deadline_s: how old an item may be, from its birth at the source, when the
-    stage takes it. rate_limit_per_s: calls of all replicas together, or with `rate_key` of those
-    for each key. None: no limit.
+    waits for others. deadline_s: how old an item may be when the stage takes it, from its birth at
+    the source, or at the last stage with state on its way. rate_limit_per_s: calls of all replicas
+    together, or with `rate_key` of those for each key. None: no limit.
     """
 
     batch: int = 0

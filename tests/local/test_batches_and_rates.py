@@ -73,6 +73,18 @@ def test_batches_are_exact_although_their_replicas_are_killed(shop, wait_until):
     assert "8" in shop.read("sizes")
 
 
+def test_a_drain_waits_for_no_batch_to_be_full(shop, wait_until):
+    shop.write(BATCHES.replace("time.sleep(0.004)", "time.sleep(0.02)"))
+    running = shop.start("run", "flow.py", "--json")
+    wait_until(lambda: len(kept(shop)) > 8, WITHIN_S)
+    running.interrupt()
+    done = running.end()
+    assert done.code == 130, done.err
+    (edge,) = [row for row in done.data["ledger"] if row["edge"] == "read->together"]
+    assert edge["processed"] == edge["sent"] - sum(edge["replayed"].values()) < 400
+    assert kept(shop) == list(range(0, edge["processed"], 2))
+
+
 def test_an_item_of_a_batch_that_kills_its_process_is_found_alone(shop):
     done = shop.run(
         """

@@ -1,11 +1,13 @@
 """Stages with a rate, a deadline or a breaker: what they take, when, and what waits meanwhile."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
 from zflow.clock import Clock
 from zflow.limits import Breaker, Limits
+from zflow.replica.assembly import is_on_one_machine
 from zflow.replica.gates import FAILED_ROOM, WAITING_ROOM, Gates
 from zflow.replica.sinks import BatchSinkWorker
 from zflow.replica.timebook import BLOCKED
@@ -194,6 +196,19 @@ def test_what_grows_too_old_while_it_waits_for_its_key_is_not_executed(bench):
     assert trial.after(0.0) == [0]
     assert trial.after(10.0) == []
     assert bench.nacks() == [(1, "expired", "DeadlineExceeded")]
+
+
+@pytest.mark.parametrize(
+    ("into", "known"),
+    [
+        ("ipc:///run/zf/1.0.in", True),
+        ("tcp://127.0.0.1:20001", True),
+        ("tcp://10.0.0.7:20001", False),
+        ("tcp://worker.example:20001", False),
+    ],
+)
+def test_how_old_an_item_is_is_known_on_one_machine_only(into, known):
+    assert is_on_one_machine(SimpleNamespace(into=into)) is known
 
 
 # --- breakers ------------------------------------------------------------------------------------

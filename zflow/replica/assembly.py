@@ -275,7 +275,7 @@ def make_worker(
 
 def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
     """What the stage waits for besides items; None if nothing is declared."""
-    if limits.deadline_s is not None and not _is_on_one_machine(place):
+    if limits.deadline_s is not None and not is_on_one_machine(place):
         limits = replace(limits, deadline_s=None)
         bench.context.logger.warning(
             "deadline_s= is not kept: the age of an item is known on the machine of its source "
@@ -294,7 +294,8 @@ def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
     )
 
 
-def _is_on_one_machine(place: Place) -> bool:
+def is_on_one_machine(place: Place) -> bool:
+    """True if nobody on another machine can send to this replica, as far as its address tells."""
     return not place.into.startswith("tcp://") or parse_tcp(place.into).is_loopback
 
 
