@@ -1,14 +1,12 @@
 """Stages with a rate, a deadline or a breaker: what they take, when, and what waits meanwhile."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 
 from zflow.clock import Clock
 from zflow.limits import Breaker, Limits
-from zflow.replica.assembly import is_on_one_machine
-from zflow.replica.gates import FAILED_ROOM, WAITING_ROOM, Gates
+from zflow.replica.gates import FAILED_ROOM, WAITING_ROOM, Gates, make_gates
 from zflow.replica.sinks import BatchSinkWorker
 from zflow.replica.timebook import BLOCKED
 from zflow.replica.worker import StageWorker
@@ -207,8 +205,17 @@ def test_what_grows_too_old_while_it_waits_for_its_key_is_not_executed(bench):
         ("tcp://worker.example:20001", False),
     ],
 )
-def test_how_old_an_item_is_is_known_on_one_machine_only(into, known):
-    assert is_on_one_machine(SimpleNamespace(into=into)) is known
+def test_how_old_an_item_is_is_known_on_one_machine_only(bench, caplog, into, known):
+    options = {"retries": 3, "slots": lambda: 1, "logger": logging.getLogger("zflow.user.test")}
+    made = make_gates(Limits(deadline_s=1.0), bench.core, bench.clock, into=into, **options)
+    assert (made is not None) is known
+    assert ("deadline_s= is not kept" in caplog.text) is not known
+
+
+def test_without_limits_there_are_no_gates(bench):
+    options = {"retries": 3, "slots": lambda: 1, "logger": logging.getLogger("zflow.user.test")}
+    limits = Limits(batch=8)
+    assert make_gates(limits, bench.core, bench.clock, into="ipc:///in", **options) is None
 
 
 # --- breakers ------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ Decides which part gets which setting. Starts nothing and opens no socket.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,9 +15,7 @@ from zflow.declared.model import Declared
 from zflow.errors import InternalError
 from zflow.hashing import text_hash64
 from zflow.ids import Slot, new_token
-from zflow.limits import Limits
 from zflow.loader import Loaded, load, load_source
-from zflow.net.addresses import parse_tcp
 from zflow.paths import RunDirectory, StateDirectory
 from zflow.protocol.actions import LinkKey
 from zflow.protocol.core import Core, CoreSettings, OriginSettings
@@ -29,7 +27,7 @@ from zflow.replica.committer import Committer
 from zflow.replica.context import Context
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
-from zflow.replica.gates import Gates
+from zflow.replica.gates import make_gates
 from zflow.replica.journaled import journaled
 from zflow.replica.partitions import Partitions
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
@@ -246,7 +244,15 @@ def make_worker(
     decl, code = user.decl, user.code
     if decl is None or code is None:
         raise InternalError(f"{place.slot} has neither a position nor user code")
-    gates = _gates(place, decl.options, bench)
+    gates = make_gates(
+        decl.options,
+        bench.reactor.core,
+        bench.clock,
+        retries=place.stage.retries,
+        slots=lambda: len(place.rosters[place.slot.stage].slots),
+        logger=bench.context.logger,
+        into=place.into,
+    )
     if decl.options.batch:
         return BatchWorker(
             bench,
@@ -271,32 +277,6 @@ def make_worker(
         is_sink=decl.kind == "sink",
         gates=gates,
     )
-
-
-def _gates(place: Place, limits: Limits, bench: Bench) -> Gates | None:
-    """What the stage waits for besides items; None if nothing is declared."""
-    if limits.deadline_s is not None and not is_on_one_machine(place):
-        limits = replace(limits, deadline_s=None)
-        bench.context.logger.warning(
-            "deadline_s= is not kept: the age of an item is known on the machine of its source "
-            "only, and this run may be on several"
-        )
-    if limits.deadline_s is None and limits.rate_limit_per_s is None and limits.breaker is None:
-        return None
-    name = place.slot.stage
-    return Gates(
-        limits,
-        bench.reactor.core,
-        bench.clock,
-        retries=place.stage.retries,
-        slots=lambda: len(place.rosters[name].slots),
-        logger=bench.context.logger,
-    )
-
-
-def is_on_one_machine(place: Place) -> bool:
-    """True if nobody on another machine can send to this replica, as far as its address tells."""
-    return not place.into.startswith("tcp://") or parse_tcp(place.into).is_loopback
 
 
 def make_durable(

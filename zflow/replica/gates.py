@@ -8,9 +8,11 @@ of them is lost with the process, since their senders still have them.
 import logging
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 
 from zflow.clock import Clock
 from zflow.limits import Limits
+from zflow.net.addresses import parse_tcp
 from zflow.protocol.core import Core
 from zflow.protocol.inbox import Portion
 from zflow.replica.pacing import ANY_NUMBER, Circuit, Pace, PerKey, Stand
@@ -300,3 +302,31 @@ class Gates:
     def _untake(self, units: int) -> None:
         if self._pace is not None:
             self._pace.take(-units)
+
+
+def make_gates(
+    limits: Limits,
+    core: Core,
+    clock: Clock,
+    *,
+    retries: int,
+    slots: Callable[[], int],
+    logger: logging.Logger,
+    into: str,
+) -> Gates | None:
+    """What a stage waits for besides items; None if nothing is declared. into: where it takes
+    messages."""
+    if limits.deadline_s is not None and not is_on_one_machine(into):
+        limits = replace(limits, deadline_s=None)
+        logger.warning(
+            "deadline_s= is not kept: the age of an item is known on the machine of its source "
+            "only, and this run may be on several"
+        )
+    if limits.deadline_s is None and limits.rate_limit_per_s is None and limits.breaker is None:
+        return None
+    return Gates(limits, core, clock, retries=retries, slots=slots, logger=logger)
+
+
+def is_on_one_machine(into: str) -> bool:
+    """True if nobody on another machine can send to that address, as far as it tells."""
+    return not into.startswith("tcp://") or parse_tcp(into).is_loopback
