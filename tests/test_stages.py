@@ -109,7 +109,7 @@ WRONG_OPTIONS = [
     ({"retry_on": KeyboardInterrupt}, "give an exception class or a tuple of them"),
     ({"name": "a/b"}, "name='a/b' is not valid; give a name of letters, digits"),
     ({"replica": 2}, "unknown option 'replica'; did you mean 'replicas'?"),
-    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, concurrency, deterministic,"),
+    ({"zzz": 2}, "unknown option 'zzz'; choose one of: backoff_s, batch,"),
 ]
 
 

@@ -4,6 +4,7 @@ The public door: what a topology file imports. Never loads zmq, so that reading 
 """
 
 from zflow.durable import DurableStage
+from zflow.limits import Breaker
 from zflow.occasions import Failure, Letter, Run
 from zflow.stages import emit, sink, source, stage
 from zflow.topology import Topology
@@ -13,6 +14,7 @@ from zflow.windows import join, window
 __version__ = "0.1.0"
 
 __all__ = [
+    "Breaker",
     "DurableStage",
     "Failure",
     "Letter",

@@ -104,14 +104,15 @@ DEAD_LETTERS = _counter(
     "dead_letters_total",
     "items",
     "stage reason",
-    "Items of a stage that were given up and stored: error, final, crash, decode, encode.",
+    "Items of a stage that were given up and stored: error, final, crash, decode, "
+    "encode, deadline.",
 )
 DROPPED = _counter(
     "dropped_total",
     "items",
     "edge reason",
-    "Units given up by declared policy: lost (at_most_once), error (on_error=drop), late (their "
-    "window had fired).",
+    "Units given up by declared policy: lost (at_most_once), error (on_error=drop), "
+    "expired (deadline_s), late (their window had fired).",
 )
 DUPLICATES = _counter(
     "duplicates_total", "items", "stage", "Units that came again and were not applied again."

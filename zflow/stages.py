@@ -16,6 +16,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from zflow.durable import DurableStage
 from zflow.errors import ConfigError, Problem, suggest
+from zflow.limits import LIMIT_RULES, LimitKeywords, Limits, limit_faults, why_one
 from zflow.shapes import (
     ITEM,
     SHARE,
@@ -81,7 +82,7 @@ class SourceKeywords(CommonKeywords, total=False):
     journaled: bool
 
 
-class StageKeywords(CommonKeywords, total=False):
+class StageKeywords(CommonKeywords, LimitKeywords, total=False):
     """The options of `@stage` and `@sink`."""
 
     retry_on: RetryOn
@@ -94,7 +95,7 @@ class StageKeywords(CommonKeywords, total=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StageOptions:
+class StageOptions(Limits):
     """The options of one stage, complete and valid.
 
     retries: calls after the first one. backoff_s: wait before the first retry, seconds.
@@ -248,8 +249,13 @@ def declare(
         target, kind, asked=given.get("concurrency") is not None, is_durable=durable
     )
     takes = reserved_in(target, kind, _takes(runtime))
+    is_generator = inspect.isgeneratorfunction(entry_of(target, kind))
     if kind == "source":
         faults.extend(_source_faults(target, options, takes))
+    else:
+        is_class_sink = kind == "sink" and inspect.isclass(target)
+        one = why_one(is_durable=durable, is_generator=is_generator, is_class_sink=is_class_sink)
+        faults.extend(limit_faults(valid, options, takes_one=one, is_durable=durable))
     file, line = site
     return StageDecl(
         name=name,
@@ -338,10 +344,11 @@ OPTION_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "deterministic": (lambda value: isinstance(value, bool), "True or False"),
     "durability": (lambda value: value in DURABILITIES, f"one of {', '.join(DURABILITIES)}"),
     "concurrency": (
-        lambda value: _is_whole(value, 1) and value <= MAX_CONCURRENCY,
+        lambda value: is_whole(value, 1) and value <= MAX_CONCURRENCY,
         f"a whole number from 1 to {MAX_CONCURRENCY}",
     ),
     "journaled": (lambda value: isinstance(value, bool), "True or False"),
+    **LIMIT_RULES,
 }
 SOURCE_OPTIONS = ("name", "replicas", "retries", "backoff_s", "journaled")
 STAGE_OPTIONS = tuple(option for option in OPTION_RULES if option != "journaled")
@@ -355,7 +362,10 @@ def _read_options(kind: Kind, given: Mapping[str, object]) -> tuple[dict[str, An
         if option == "concurrency" and kind == "source":
             continue  # told by `concurrency_faults`, better
         if option not in known:
-            faults.append((f"unknown option '{option}'", suggest(option, known)))
+            if option in LIMIT_RULES:
+                faults.append((f"{option}= is for stages and sinks", f"remove {option}="))
+            else:
+                faults.append((f"unknown option '{option}'", suggest(option, known)))
             continue
         is_valid, wanted = OPTION_RULES[option]
         if is_valid(value):

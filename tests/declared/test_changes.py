@@ -74,6 +74,8 @@ def compared(old, new, **others):
         ),
         ("retries=3", "timeout_s=4.0", {"parse": ["timeout_s= has changed"]}),
         ("retries=3", "retry_on=(ValueError,)", {"parse": ["retry_on= has changed"]}),
+        ("retries=3", "batch=3", {"parse": ["batch= has changed"]}),
+        ("retries=3", "rate_limit_per_s=9", {"parse": ["rate_limit_per_s= has changed"]}),
     ],
 )
 def test_who_is_replaced_and_why(old, new, replaced):
@@ -110,3 +112,29 @@ def test_what_cannot_change_while_data_flows(old, new, refusal):
 def test_a_stage_with_other_parameters_is_replaced():
     found = compared("print(x)", "print(x)", parameters=frozenset({"read"}))
     assert found.reasons == {"read": ["its parameters have changed"]}
+
+
+LIMITED = (
+    FLOW.replace("import DurableStage", "import Breaker, DurableStage")
+    .replace(
+        "retries=3",
+        "rate_limit_per_s=9, rate_key=lambda x: x % 3, breaker=Breaker(failures=4, on=(Down,))",
+    )
+    .replace("@source", "class Down(Exception): ...\n\n@source")
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reasons"),
+    [
+        ("", "", {}),
+        ("x % 3", "x % 4", {"parse": ["rate_key= has changed"]}),
+        ("failures=4", "failures=5", {"parse": ["breaker= has changed"]}),
+        ("failures=4", "reset_s=5", {"parse": ["breaker= has changed"]}),
+        ("on=(Down,)", "on=(OSError,)", {"parse": ["breaker= has changed"]}),
+        (", breaker=Breaker(failures=4, on=(Down,))", "", {"parse": ["breaker= has changed"]}),
+    ],
+)
+def test_functions_and_breakers_of_the_file_are_compared_by_what_they_do(old, new, reasons):
+    changed = changes(declared(LIMITED), declared(LIMITED.replace(old, new)))
+    assert changed.reasons == reasons

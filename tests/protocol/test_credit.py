@@ -183,3 +183,13 @@ def test_a_replica_that_works_at_many_at_once_wants_as_many_more_however_slow_on
     assert window.items(1000) == Window.MIN_ITEMS
     window.at_least(5000)
     assert window.items(1) == 1000, "never more than the edge allows"
+
+
+@pytest.mark.parametrize("per_unit_s", [None, 0.000001, 0.001, 5.0])
+def test_what_takes_many_at_once_is_sent_that_many_however_slow_it_is(per_unit_s):
+    window = Window(max_items=65_536)
+    window.floor_items = 64
+    if per_unit_s is not None:
+        window.measured(10, 10 * per_unit_s)
+    assert window.items(links=1) >= 64
+    assert window.items(links=16) >= 64

@@ -6,7 +6,17 @@ from zflow.protocol.actions import Bury, Fail, Send
 from zflow.protocol.outbox import MAX_BACKOFF_S, MAX_MESSAGE_BYTES, MAX_MESSAGE_ITEMS, Outbox
 from zflow.protocol.segment import Segment
 from zflow.protocol.task import Task
-from zflow.wire.data import MAX_FRAME_BYTES, Crash, Data, Nack, State, Welcome
+from zflow.wire.data import (
+    DEADLINE,
+    DEADLINE_ERROR,
+    EXPIRED,
+    MAX_FRAME_BYTES,
+    Crash,
+    Data,
+    Nack,
+    State,
+    Welcome,
+)
 from zflow.wire.run import OSEQ, RESENT, SUSPECT, Run
 
 NOW_S = 1000.0
@@ -269,6 +279,32 @@ def test_the_wait_between_attempts_has_an_end(make):
         now_s = bench.outbox.retrying[0][0]
 
 
+@pytest.mark.parametrize("on_error", ["dead_letter", "fail", "drop"])
+def test_a_unit_that_is_too_old_is_dropped_whatever_the_policy_for_errors(make, on_error):
+    bench = make(on_error=on_error).up()
+    bench.numbers(2)
+    bench.dispatch()
+    bench.state(nacks=[Nack(0, 2, EXPIRED, DEADLINE_ERROR, "old")])
+    assert (bench.all_of(Bury), bench.all_of(Fail)) == ([], [])
+    assert bench.outbox.ledger.snapshot().dropped == {"lost": 0, "error": 0, "expired": 2}
+    assert bench.owner.settled == [0, 1]
+    assert bench.balanced()
+
+
+@pytest.mark.parametrize("on_error", ["dead_letter", "fail", "drop"])
+def test_a_unit_that_is_too_old_is_buried_where_that_is_declared(make, on_error):
+    bench = make(on_error=on_error).up()
+    bench.numbers(1)
+    bench.dispatch()
+    bench.state(nacks=[Nack(0, 1, DEADLINE, DEADLINE_ERROR, "old")])
+    (bury,) = bench.all_of(Bury)
+    assert (bury.code, bury.error_class, bury.attempts) == ("deadline", "DeadlineExceeded", 0)
+    assert (bench.all_of(Fail), bench.owner.settled) == ([], [])
+    bench.outbox.buried(bury.ticket)
+    assert bench.owner.settled == [0]
+    assert bench.balanced()
+
+
 @pytest.mark.parametrize("code", ["final", "encode"])
 def test_a_failure_that_another_attempt_cannot_mend_is_not_tried_again(make, code):
     bench = make().up()
@@ -294,7 +330,12 @@ def test_by_declared_policy_an_exhausted_unit_is_dropped(make):
     bench.dispatch()
     bench.state(nacks=[error(0)])
     assert bench.all_of(Bury) == []
-    assert bench.outbox.ledger.snapshot().dropped == {"lost": 0, "error": 1, "full": 0}
+    assert bench.outbox.ledger.snapshot().dropped == {
+        "lost": 0,
+        "error": 1,
+        "full": 0,
+        "expired": 0,
+    }
     assert bench.owner.settled == [0]
     assert bench.balanced()
 
@@ -512,7 +553,12 @@ def test_at_most_once_counts_what_is_lost_and_never_sends_it_again(make):
     bench.outbox.links[0].recover("peer_lost", NOW_S)
     bench.up()
     assert bench.dispatch(NOW_S + 60) == []
-    assert bench.outbox.ledger.snapshot().dropped == {"lost": 3, "error": 1, "full": 0}
+    assert bench.outbox.ledger.snapshot().dropped == {
+        "lost": 3,
+        "error": 1,
+        "full": 0,
+        "expired": 0,
+    }
     assert bench.outbox.open_units() == 0
     assert bench.balanced()
 

@@ -32,7 +32,7 @@ from zflow.wire.picture import (
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-DEAD_REASONS = ("error", "final", "crash", "decode", "encode", metrics.OTHER)
+DEAD_REASONS = ("error", "final", "crash", "decode", "encode", "deadline", metrics.OTHER)
 RESTART_REASONS = ("exit", "signal", "stuck", "oom", "rollout")
 SHOWN_STATE = {
     **dict.fromkeys(("starting", "registered", "bound", "connected"), "starting"),

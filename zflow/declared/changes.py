@@ -6,6 +6,7 @@ topologies; does nothing.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import Any
 
 from zflow.declared.fingerprints import fingerprint
 from zflow.declared.model import Declared, EdgeDecl
@@ -107,11 +108,22 @@ def _stage(old: StageDecl, new: StageDecl, declared: Declared) -> Iterator[tuple
         before, after = getattr(old.options, field.name), getattr(new.options, field.name)
         if before == after or field.name == "replicas":
             continue
-        if field.name == "retry_on" and _names(before) == _names(after):
-            continue  # classes of the file itself are other ones in each version
+        if _is_same(field.name, before, after):
+            continue  # what the file itself defines is another one in each version
         yield f"{field.name}= has changed", [new.name]
         if field.name in SENDER_OPTIONS:
             yield f"{field.name}= of {new.name} has changed", above
+
+
+def _is_same(option: str, before: Any, after: Any) -> bool:
+    if before is None or after is None:
+        return False
+    if option == "rate_key":
+        return fingerprint(before) == fingerprint(after)
+    if option == "breaker":
+        numbers = (before.failures, before.reset_s) == (after.failures, after.reset_s)
+        return numbers and _names(before.on) == _names(after.on)
+    return option == "retry_on" and _names(before) == _names(after)
 
 
 def _names(kinds: tuple[type[Exception], ...]) -> list[str]:

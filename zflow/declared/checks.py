@@ -168,6 +168,8 @@ def _given(stage: StageDecl) -> type | None:
     hint = annotations_of(stage.entry).get("return")
     if stage.kind == "source" or stage.is_generator:
         hint = typing.get_args(hint)[0] if typing.get_origin(hint) in STREAMS else None
+    elif stage.options.batch:  # -> list[X | None]
+        hint = next(iter(typing.get_args(hint)), None)
     return _plain(hint)
 
 
@@ -177,7 +179,7 @@ def _wanted(stage: StageDecl) -> type | None:
         return None
     arguments = (arguments_of(stage.entry) or [])[1 if stage.is_class else 0 :]
     hint = annotations_of(stage.entry).get(arguments[0].name) if arguments else None
-    if stage.is_class and stage.kind == "sink":  # write(items: list[X])
+    if stage.options.batch or (stage.is_class and stage.kind == "sink"):  # items: list[X]
         hint = next(iter(typing.get_args(hint)), None)
     return _plain(hint)
 

@@ -25,6 +25,7 @@ from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, LinkState
 from zflow.protocol.task import Task
 from zflow.wire.data import (
+    DEADLINE_ERROR,
     Bye,
     Crash,
     Data,
@@ -362,6 +363,16 @@ class Core:
         """One input failed before anything made from it left."""
         self.running -= 1
         portion.link.fail(portion.first + position, code, error_class, error)
+
+    def expired(self, portion: Portion, begin: int, end: int, code: str, error: str) -> None:
+        """Inputs [begin, end) of the portion are too old to be executed: EXPIRED or DEADLINE."""
+        self.running -= end - begin
+        first = portion.first + begin
+        portion.link.fail_all(first, end - begin, code, DEADLINE_ERROR, error)
+
+    def forget(self, portion: Portion) -> None:
+        """Units that were taken and not begun with are left to their senders: this process ends."""
+        self.running -= portion.n
 
     def failed_open(self, task: Task, code: str, error_class: str, error: str) -> None:
         """One input failed after some of its outputs had left: told when they are settled."""

@@ -88,9 +88,11 @@ class Window:
     FIRST_ITEMS = 8  # until the first slice has been measured
     _WEIGHT = 0.25
 
-    def __init__(self, *, max_items: int) -> None:
+    def __init__(self, *, max_items: int, floor_items: int = MIN_ITEMS) -> None:
+        """floor_items: what is called with so many at once must be able to have them here."""
         self._max_items = max_items
         self._least = self.MIN_ITEMS  # over all links
+        self.floor_items = max(self.MIN_ITEMS, floor_items)
         self.service_s = 0.0  # of user code per unit, smoothed; 0 before the first measurement
 
     def at_least(self, items: int) -> None:
@@ -110,8 +112,9 @@ class Window:
 
     def items(self, links: int) -> int:
         """The window of one of `links` links."""
-        least = max(self.MIN_ITEMS, -(-self._least // max(links, 1)))
+        links = max(links, 1)
+        least = max(self.floor_items, -(-self._least // links))
         wanted = self.FIRST_ITEMS
         if self.service_s > 0.0:
-            wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / max(links, 1))
-        return max(self.MIN_ITEMS, min(self._max_items, max(least, wanted)))
+            wanted = math.ceil(self.HORIZON_S / max(self.service_s, 1e-9) / links)
+        return max(self.floor_items, min(self._max_items, max(least, wanted)))

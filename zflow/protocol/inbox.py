@@ -491,8 +491,10 @@ class Inbox:
 
         Of a slot that leaves it is enough that nobody is left.
         """
-        return (
-            not self.parcels
-            and all(link.ended for link in self.links.values())
-            and (self.links.keys() == self.expected or (self._leaving and not self.links))
+        return not self.parcels and self.complete()
+
+    def complete(self) -> bool:
+        """Nothing more comes than what waits here, unless a unit fails and is sent again."""
+        return all(link.ended for link in self.links.values()) and (
+            self.links.keys() == self.expected or (self._leaving and not self.links)
         )

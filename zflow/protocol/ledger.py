@@ -7,7 +7,7 @@ hold unacknowledged.
 from dataclasses import dataclass
 
 REPLAY_REASONS = ("reset", "peer_lost", "nack", "sender_died", "not_owner")
-DROP_REASONS = ("lost", "error", "full")
+DROP_REASONS = ("lost", "error", "full", "expired")
 COLUMNS = (
     "sent",
     "processed",
@@ -16,7 +16,7 @@ COLUMNS = (
     *("dropped_lost", "dropped_error"),
     "sent_bytes",
     "retries",
-    "dropped_full",
+    *("dropped_full", "dropped_expired"),
 )
 
 

@@ -17,7 +17,7 @@ from zflow.protocol.roster import Roster
 from zflow.protocol.segment import Segment
 from zflow.protocol.sender import Identity, SenderLink, Sent
 from zflow.protocol.suspects import Suspects, Suspicion
-from zflow.wire.data import MAX_FRAME_BYTES, Crash, Nack
+from zflow.wire.data import DEADLINE, EXPIRED, MAX_FRAME_BYTES, Crash, Nack
 from zflow.wire.payload import Codec, DecodeError, EncodeError, Payload
 from zflow.wire.run import RESENT, SINGLE, SUSPECT, Run, cut_runs
 
@@ -367,10 +367,19 @@ class Outbox:
 
     def nacked(self, segment: Segment, nack: Nack, now_s: float) -> None:
         """One unit failed at the receiver: another attempt later, or the declared policy."""
+        if nack.code == EXPIRED:  # it was not called with it, and never will be
+            self.ledger.dropped("expired", 1)
+            if not self.settings.at_most_once:
+                self._acquit(segment)
+                self._settle_unit(segment)
+            return
         if self.settings.at_most_once:
             self.ledger.dropped("error", 1)
             return
         attempt = segment.runs[0].attempt
+        if nack.code == DEADLINE:
+            self._bury(segment, nack, attempt)
+            return
         if _unreadable(segment):  # there is nothing left to send again
             self._give_up(segment, nack, attempt + 1)
             return

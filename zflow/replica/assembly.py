@@ -22,11 +22,13 @@ from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings
 from zflow.protocol.outbox import EdgeSettings
 from zflow.protocol.sender import Identity
+from zflow.replica.batches import BatchWorker
 from zflow.replica.committer import Committer
 from zflow.replica.concurrent import ConcurrentWorker, ThreadWorker
 from zflow.replica.context import Context, SharedContext
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
+from zflow.replica.gates import Gates, make_gates
 from zflow.replica.journaled import journaled
 from zflow.replica.partitions import Partitions
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
@@ -249,30 +251,52 @@ def make_worker(
     decl, code = user.decl, user.code
     if decl is None or code is None:
         raise InternalError(f"{place.slot} has neither a position nor user code")
+    gates = make_gates(
+        decl.options,
+        bench.reactor.core,
+        bench.clock,
+        retries=place.stage.retries,
+        slots=lambda: len(place.rosters[place.slot.stage].slots),
+        logger=bench.context.logger,
+        into=place.into,
+    )
+    if decl.options.batch:
+        return BatchWorker(
+            bench,
+            code.call,
+            retry_on=decl.options.retry_on,
+            positioned=decl.is_class,
+            is_sink=decl.kind == "sink",
+            batch=decl.options.batch,
+            batch_timeout_s=decl.options.batch_timeout_s,
+            gates=gates,
+        )
     kind: type[StageWorker] = StageWorker
     if decl.kind == "sink" and decl.is_class:
         kind = SINKS[entry_name(decl.target, "sink")]
     elif decl.is_generator:
         kind = YieldWorker
     if decl.concurrency:
-        return _concurrent_worker(place, decl, bench, code)
+        return _concurrent_worker(place, decl, bench, code, gates)
     return kind(
         bench,
         code.call,
         retry_on=decl.options.retry_on,
         positioned=decl.is_class,
         is_sink=decl.kind == "sink",
+        gates=gates,
     )
 
 
 def _concurrent_worker(
-    place: Place, decl: StageDecl, bench: Bench, code: UserCode
+    place: Place, decl: StageDecl, bench: Bench, code: UserCode, gates: Gates | None
 ) -> ConcurrentWorker:
     settings: dict[str, Any] = {
         "concurrency": decl.concurrency,
         "retry_on": decl.options.retry_on,
         "positioned": decl.is_class,
         "is_sink": decl.kind == "sink",
+        "gates": gates,
     }
     if not decl.is_async:
         return ThreadWorker(bench, code.call, **settings)

@@ -20,9 +20,10 @@ from typing import Any, Protocol
 
 from zflow.net.poll import Waiter
 from zflow.protocol.inbox import Portion
+from zflow.replica.gates import Gates, part_of
 from zflow.replica.timebook import BLOCKED, BUSY, STARVED
 from zflow.replica.worker import Bench, StageWorker
-from zflow.wire.run import Run, cut_runs
+from zflow.wire.run import SUSPECT, Run, cut_runs
 
 
 class Waits(Protocol):
@@ -62,7 +63,7 @@ class Call:
     More of a task than of a thread is in `asynchronous.TaskCall`.
     """
 
-    __slots__ = ("began_ns", "error", "flight", "item", "made", "position")
+    __slots__ = ("began_ns", "error", "flight", "held", "item", "made", "position")
 
     def __init__(self, flight: Flight, position: int, began_ns: int) -> None:
         self.flight = flight
@@ -71,6 +72,7 @@ class Call:
         self.began_ns = began_ns
         self.made: list[Any] = []
         self.error: BaseException | None = None
+        self.held = False  # it has failed, and waits behind a breaker
 
 
 def stretches_of(positions: list[int]) -> Iterator[tuple[int, int]]:
@@ -102,14 +104,17 @@ class ConcurrentWorker(StageWorker):
         retry_on: tuple[type[Exception], ...],
         positioned: bool,
         is_sink: bool,
+        gates: Gates | None = None,
     ) -> None:
-        super().__init__(bench, call, retry_on=retry_on, positioned=positioned, is_sink=is_sink)
+        super().__init__(
+            bench, call, retry_on=retry_on, positioned=positioned, is_sink=is_sink, gates=gates
+        )
         self._limit = concurrency
         self._flights: dict[Flight, None] = {}  # in the order of their start, as are the calls
         self._calls: dict[Call, None] = {}
         self._ended: deque[Call] = deque()  # from any thread
         self._alone = False  # what is in hand is a suspect
-        self._held = False  # a suspect waits until nothing is
+        self._held = False  # what has to be alone waits until nothing is in hand
         bench.reactor.core.inbox.window.at_least(concurrency)
 
     # -- what a kind of worker does ----------------------------------------------------------
@@ -149,7 +154,7 @@ class ConcurrentWorker(StageWorker):
         """What the time is called while the data thread sleeps now."""
         if self.bench.reactor.core.full():
             return BLOCKED
-        return STARVED if self.has_room() else BUSY
+        return (self.waits_as() or STARVED) if self.has_room() else BUSY
 
     def slice(self) -> bool:
         """Take what there is room for, let it begin, and hand over what has ended.
@@ -175,27 +180,43 @@ class ConcurrentWorker(StageWorker):
         core = bench.reactor.core
         now_ns = bench.clock.now_ns()
         self._held = False
-        with bench.reactor.lock:
-            if core.full():
-                return begun
-            while self.has_room():
-                parcel = core.next_parcel(now_ns / 1e9)
-                if parcel is None:
-                    break
-                suspect = parcel.suspect
-                if suspect and self._calls:
-                    self._held = True
-                    break
-                portion = core.take(parcel, self._limit - len(self._calls), now_ns / 1e9)
-                bench.counters.took(portion, parcel, now_ns)
-                begun += self._in_hand(portion, now_ns)
-                self._alone = suspect
-            # For whoever sends to it: it is stuck if it is full, and nothing ends for long.
-            if self.has_room():
-                core.inbox.executing_since_s = None
-            elif begun:
-                core.inbox.executing_since_s = now_ns / 1e9
+        while self.has_room():
+            portion = self._next_portion(now_ns)
+            if portion is None:
+                break
+            begun += self._in_hand(portion, now_ns)
+            self._alone = bool(portion.runs[0].flags & SUSPECT)
+        # For whoever sends to it: it is stuck if it is full, and nothing ends for long.
+        if self.has_room():
+            core.inbox.executing_since_s = None
+        elif begun:
+            core.inbox.executing_since_s = now_ns / 1e9
         return begun
+
+    def _next_portion(self, now_ns: int) -> Portion | None:
+        """Units that may be in hand too; None if there are none now."""
+        gates = self.gates
+        if gates is None:
+            with self.bench.reactor.lock:
+                full = self.bench.reactor.core.full()
+                return None if full else self._from_inbox(now_ns, self._limit)
+        if self._calls and (gates.begins_with_suspect or gates.tries_one(now_ns / 1e9)):
+            self._held = True
+            return None
+        return self._take_through(gates, now_ns)
+
+    def _from_inbox(self, now_ns: int, most: int) -> Portion | None:
+        core = self.bench.reactor.core
+        parcel = core.next_parcel(now_ns / 1e9)
+        if parcel is None:
+            return None
+        if parcel.suspect and self._calls:
+            self._held = True
+            return None
+        room = self._limit - len(self._calls)
+        portion = core.take(parcel, min(most, room), now_ns / 1e9)
+        self.bench.counters.took(portion, parcel, now_ns)
+        return portion
 
     def _in_hand(self, portion: Portion, now_ns: int) -> list[Call]:
         flight = Flight(portion)
@@ -238,22 +259,29 @@ class ConcurrentWorker(StageWorker):
         """Calls of one portion, in its order: results in stretches, failures one by one."""
         by_position = {call.position: call for call in calls}
         for call in calls:
-            if call.error is not None:
+            call.held = self.gates is not None and self._is_behind(portion, call)
+            if call.error is not None and not call.held:
                 self._fail(portion, call.position, call.error)
         done = [call.position for call in calls if call.error is None]
         for begin, end in stretches_of(done):
             self._give_stretch(portion, begin, [by_position[at] for at in range(begin, end)])
+
+    def _is_behind(self, portion: Portion, call: Call) -> bool:
+        """Tell the breaker; True if the item, which has failed, waits behind it."""
+        one = part_of(portion, call.position, call.position + 1)
+        return self._is_held(one, 0, int(call.error is None), call.error)
 
     def _give_stretch(self, portion: Portion, begin: int, calls: list[Call]) -> None:
         self._give(portion, begin, [call.made[0] for call in calls])
 
     def _account_for(self, calls: list[Call]) -> None:
         bench = self.bench
-        core, counters = bench.reactor.core, bench.counters
+        counters = bench.counters
         now_ns = bench.clock.now_ns()
         spent_ns = 0
         with bench.reactor.lock:
             bench.reactor.flush()
+            calls = [call for call in calls if not call.held]
             for call in calls:
                 spent_ns += now_ns - call.began_ns
                 counters.worked(1, now_ns - call.began_ns)
@@ -261,7 +289,8 @@ class ConcurrentWorker(StageWorker):
                     counters.reached_sink(_alone_in(call), now_ns)
             counters.received += len(calls)
             # Of many at once each takes its full time, and as many end together.
-            core.inbox.window.measured(len(calls), spent_ns / 1e9 / self._limit)
+            if calls:
+                self._measured(len(calls), spent_ns / 1e9 / self._limit)
 
     # -- results -----------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ GAUGES = (
     "finished",  # 1 once the process has done everything it was told to do
 )
 EDGE_GAUGES = ("queue", "credit", "unacked_items", "unacked_bytes", "oldest_ns")
-DEAD_CODES = ("error", "final", "crash", "decode", "encode", OTHER)
+DEAD_CODES = ("error", "final", "crash", "decode", "encode", "deadline", OTHER)
 MAX_CLASS_CHARACTERS = 80
 LOOK_NS = 100_000_000  # at what is only shown: not in every turn
 MARK_NS = 250_000_000  # how exact the age of the oldest message is

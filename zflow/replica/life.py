@@ -45,7 +45,7 @@ from zflow.replica.tapping import Tapping
 from zflow.replica.timebook import BLOCKED, BUSY, STARVED
 from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
-from zflow.replica.worker import Bench, Worker, describe
+from zflow.replica.worker import Bench, StageWorker, Worker, describe
 from zflow.state.blackbox import BlackBox
 from zflow.state.positions import PositionFile
 from zflow.wire import control
@@ -271,7 +271,9 @@ class Replica:
         """What the time is called while the data thread sleeps now."""
         if self._concurrent is not None:
             return self._concurrent.idle_state()
-        return BLOCKED if self._core.full() else STARVED
+        if self._core.full():
+            return BLOCKED
+        return (self._stage.waits_as() if self._stage is not None else None) or STARVED
 
     def _is_through(self) -> bool:
         """This process may end before its run does."""
@@ -286,13 +288,25 @@ class Replica:
         """What was begun here is settled and stored; what has not been waits at its senders."""
         with self._reactor.lock:
             self._core.pause_intake(True)
+            if self._stage is not None:
+                self._stage.forget()
             return self._core.at_rest() and self._is_kept()
+
+    @property
+    def _stage(self) -> StageWorker | None:
+        return self._worker if isinstance(self._worker, StageWorker) else None
 
     def _has_work(self) -> bool:
         core = self._core
+        if not core.inbox.parcels or core.full() or self._room_asked:
+            return False
         if self._concurrent is not None and not self._concurrent.has_room():
             return False
-        return bool(core.inbox.parcels) and not core.full() and not self._room_asked
+        return self._stage is None or self._stage.waits_as() is None
+
+    def _alarm(self) -> str:
+        """What people should know of this replica, a sentence."""
+        return self._doors.alarm or (self._stage.alarm() if self._stage is not None else "")
 
     def _wait(self) -> Ready:
         """Sleep until something arrives or a timer is due; what has arrived."""
@@ -400,8 +414,8 @@ class Replica:
         known = self._report
         if not ended and known is not None and not known.ended:
             said = known.probe, known.state, known.owners, known.alarm, known.tap
-            doors = self._doors.alarm, self._tapping.endpoint
-            if said == (self._heard.probe, state, released, *doors):
+            seen = self._alarm(), self._tapping.endpoint
+            if said == (self._heard.probe, state, released, *seen):
                 return
         settled = ended and self._core.settled() and self._is_kept()
         report = control.Report(
@@ -415,7 +429,7 @@ class Replica:
             self._failure,
             self._source is None or self._source.ended,
             released,
-            self._doors.alarm,
+            self._alarm(),
             self._tapping.endpoint,
         )
         if report != self._report:

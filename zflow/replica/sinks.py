@@ -109,7 +109,7 @@ class CommitSinkWorker(BatchSinkWorker):
 
     def due_s(self) -> float:
         """When the portion that could not be stored is tried again."""
-        return self._due_s if self._portion is not None else float("inf")
+        return self._due_s if self._portion is not None else super().due_s()
 
     def settled(self) -> bool:
         """Nothing waits for the store."""

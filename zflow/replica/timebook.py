@@ -5,7 +5,8 @@ Decides what counts as which. The four add up to the time since `begin`:
 - starved: asleep although it could take work, because there is none; and a source inside its own
   generator while that waits for something (a file, a socket, a sleep), so that a paced source is
   starved and not busy.
-- blocked: asleep because an outbox or an origin is full.
+- blocked: asleep because an outbox or an origin is full, or because its rate or its breaker lets
+  nothing go that is there.
 - overhead: everything else, the wait of a durable stage for its own disk included.
 """
 

@@ -17,7 +17,9 @@ from zflow.protocol.outputs import Output
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
 from zflow.replica.emit import Emitter, WhenError
+from zflow.replica.gates import Gates
 from zflow.replica.reactor import Reactor
+from zflow.replica.timebook import BLOCKED
 from zflow.state.blackbox import BlackBox
 
 SLICE_NS = 2_000_000
@@ -70,6 +72,7 @@ class StageWorker:
     """Functions and `process` methods that return one item or None, and function sinks.
 
     call: takes an item. positioned: the code reads `self.context`, so it must know each item.
+    gates: what it waits for besides items, where that is declared.
     """
 
     portion_ns = SLICE_NS  # one call of user code into the next, without a look at the sockets
@@ -82,20 +85,38 @@ class StageWorker:
         retry_on: tuple[type[Exception], ...],
         positioned: bool,
         is_sink: bool,
+        gates: Gates | None = None,
     ) -> None:
         self.bench = bench
         self._call = call
         self._retry_on = retry_on
         self._positioned = positioned
         self._is_sink = is_sink
+        self.gates = gates
 
     def due_s(self) -> float:
-        """Nothing happens here unless something arrives."""
-        return float("inf")
+        """Nothing happens here unless something arrives, or may go that could not before."""
+        return self.gates.due_s if self.gates is not None else float("inf")
+
+    def waits_as(self) -> int | None:
+        """What its time is while it takes nothing of what is there: BLOCKED, or STARVED.
+
+        None: it would take it.
+        """
+        return BLOCKED if self.gates is not None and self.gates.blocked else None
+
+    def alarm(self) -> str:
+        """What people should know of it, a sentence; mostly empty."""
+        return self.gates.alarm(self.bench.clock.now_s()) if self.gates is not None else ""
 
     def settled(self) -> bool:
         """The core knows of everything."""
         return True
+
+    def forget(self) -> None:
+        """Leave to its senders what was taken and not begun with. Under the lock."""
+        if self.gates is not None:
+            self.gates.forget()
 
     # -- one slice ---------------------------------------------------------------------------
 
@@ -120,21 +141,46 @@ class StageWorker:
         """The next units to run, named in the black box before any code sees them."""
         bench = self.bench
         core = bench.reactor.core
-        with bench.reactor.lock:
-            if core.full():
-                return None
-            parcel = core.next_parcel(now_ns / 1e9)
-            if parcel is None:
-                return None
-            service_s = core.inbox.window.service_s
-            items = int(self.portion_ns / 1e9 / service_s) if service_s else 1
-            if len(parcel.runs) > MAX_RUNS_PER_SLICE:
-                items = min(items, MAX_RUNS_PER_SLICE)
-            portion = core.take(parcel, max(1, min(items, MAX_SLICE_ITEMS)), now_ns / 1e9)
-            bench.counters.took(portion, parcel, now_ns)
-            core.inbox.executing_since_s = now_ns / 1e9
+        if self.gates is not None:
+            portion = self._take_through(self.gates, now_ns)
+        else:
+            with bench.reactor.lock:
+                portion = None if core.full() else self._from_inbox(now_ns, MAX_SLICE_ITEMS)
+        if portion is None:
+            return None
+        core.inbox.executing_since_s = now_ns / 1e9
         bench.black_box.enter(portion.runs, alone=portion.n == 1, now_ns=now_ns)
         return portion
+
+    def _from_inbox(self, now_ns: int, most: int) -> Portion | None:
+        """Units for one call of `_run`, at most so many; None if none waits. Under the lock."""
+        bench = self.bench
+        core = bench.reactor.core
+        parcel = core.next_parcel(now_ns / 1e9)
+        if parcel is None:
+            return None
+        service_s = core.inbox.window.service_s
+        items = int(self.portion_ns / 1e9 / service_s) if service_s else 1
+        if len(parcel.runs) > MAX_RUNS_PER_SLICE:
+            items = min(items, MAX_RUNS_PER_SLICE)
+        portion = core.take(parcel, max(1, min(items, most)), now_ns / 1e9)
+        bench.counters.took(portion, parcel, now_ns)
+        return portion
+
+    def _take_through(self, gates: Gates, now_ns: int) -> Portion | None:
+        """The next units that may run now."""
+        bench = self.bench
+        while True:
+            with bench.reactor.lock:
+                if bench.reactor.core.full():
+                    gates.rest()
+                    return None
+                portion, fresh = gates.take(now_ns, self._from_inbox, MAX_SLICE_ITEMS)
+            if portion is None or not fresh:
+                return portion
+            portion = gates.admit(portion, now_ns, self._fail)
+            if portion is not None:
+                return portion
 
     def _account(self, portion: Portion, began_ns: int, ended_ns: int) -> None:
         bench = self.bench
@@ -143,12 +189,19 @@ class StageWorker:
             bench.black_box.leave()
             core = bench.reactor.core
             core.inbox.executing_since_s = None
-            core.inbox.window.measured(portion.n, (ended_ns - began_ns) / 1e9)
+            if not portion.n:  # all of it waits behind a breaker
+                return
+            self._measured(portion.n, (ended_ns - began_ns) / 1e9)
             counters = bench.counters
             counters.received += portion.n
             counters.worked(portion.n, ended_ns - began_ns)
             if self._is_sink:
                 counters.reached_sink(portion, ended_ns)
+
+    def _measured(self, items: int, seconds: float) -> None:
+        if self.gates is not None:
+            seconds = self.gates.paced_s(items, seconds)
+        self.bench.reactor.core.inbox.window.measured(items, seconds)
 
     # -- user code ---------------------------------------------------------------------------
 
@@ -158,6 +211,8 @@ class StageWorker:
             results: list[Any] = []
             error = self._call_all(portion, begin, results)
             self._give(portion, begin, results)
+            if self.gates is not None and self._is_held(portion, begin, len(results), error):
+                return
             begin += len(results)
             if error is not None:
                 self._fail(portion, begin, error)
@@ -217,6 +272,16 @@ class StageWorker:
         self._give(portion, begin, results[:at])  # another edge may still object
         self._fail(portion, begin + at, cause, code)
         return at
+
+    def _is_held(
+        self, portion: Portion, begin: int, done: int, error: BaseException | None
+    ) -> bool:
+        """Tell the breaker; True if the rest of the portion waits behind it."""
+        if self.gates is None or not self.gates.heard(portion, begin, begin + done, error):
+            return False
+        if error is not None:
+            self.bench.counters.failed(error)
+        return True
 
     def _fail(
         self, portion: Portion, position: int, error: BaseException, code: str | None = None

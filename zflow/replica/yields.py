@@ -166,6 +166,8 @@ class YieldWorker(GivesYields):
             done.append(outputs)
         self._leave(portion, begin, done)
         self._position = begin + len(done)
+        if self.gates is not None and self._is_held(portion, begin, len(done), error):
+            return True  # the portion ends here now
         if error is not None:
             cause = error.__cause__ if isinstance(error, WhenError) else None
             self._fail(portion, self._position, cause or error)

@@ -30,6 +30,9 @@ MAX_ERROR_BYTES = 4096
 MAX_INLINE_BYTES = 64 * 1024  # a larger body costs less as a part of its own than copied
 MAX_CRASH_UNITS = 1_000_000
 NOT_OWNER = "not_owner"  # why a unit of a partition comes back that is somebody else's
+EXPIRED = "expired"  # why a unit comes back that is too old to be executed: to be dropped
+DEADLINE = "deadline"  # the same, to be buried
+DEADLINE_ERROR = "DeadlineExceeded"  # the class of its error
 
 _PREFIX = struct.Struct("!BBBI")
 _AT_PARTS = 2
@@ -75,7 +78,9 @@ class Nack(msgspec.Struct, array_like=True, frozen=True):
 
     first: int
     n: int
-    code: str  # "error" may be retried, "final" not; "encode": an output cannot travel; NOT_OWNER
+    # "error" may be retried, "final" not; "encode": an output cannot travel; NOT_OWNER: somebody
+    # else's; EXPIRED and DEADLINE: older than the stage takes, to be dropped or buried
+    code: str
     error_class: str
     error: str  # traceback, at most MAX_ERROR_BYTES
     partial: bool = False  # outputs of the unit had left before it failed
