@@ -84,7 +84,7 @@ def concurrency_faults(
         fix = "write it plainly, or let the sink be an async function of one item"
         yield f"{what} on a sink class: its batches are written one after the other", fix
     elif asked and not awaits and does_yield(entry):
-        fix = "write it as `async def`, or return a list to a stage that yields its items"
+        fix = "write it as `async def`, or give replicas= instead"
         yield "concurrency= on a generator function that is not async", fix
     for method in ("open", "close", "finish", "on_timer") if inspect.isclass(target) else ():
         one = getattr(target, method, None)

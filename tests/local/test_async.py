@@ -59,8 +59,8 @@ def test_results_are_complete_after_kills_of_the_async_stage(shop, wait_until):
     flow.connect(read, wait, several, Keep)
     """
     )
-    running = shop.start("run", "flow.py", "--json", "-p", "read.n=6000")
-    for kept in (1, 4000, 9000):
+    running = shop.start("run", "flow.py", "--json", "-p", "read.n=3000")
+    for kept in (1, 4000):
         wait_until(lambda kept=kept: len(shop.read("kept")) >= kept, START_S)
         for stage in ("wait", "several"):
             for pid in running.replicas(stage):
@@ -73,7 +73,7 @@ def test_results_are_complete_after_kills_of_the_async_stage(shop, wait_until):
         name, *item = line.split()
         assert by_name.setdefault(name, item) == item, "one name is one item, whoever was killed"
     assert Counter(map(tuple, by_name.values())) == Counter(
-        (str(x), str(k)) for x in range(6000) for k in range(3)
+        (str(x), str(k)) for x in range(3000) for k in range(3)
     )
     ledger = {row["edge"]: row for row in done.data["ledger"]}
     assert all(row["open"] == 0 for row in ledger.values())
@@ -143,7 +143,7 @@ def test_a_paced_stage_is_nearly_as_fast_as_its_concurrency_allows(shop):
     flow.connect(read, wait, Arrive)
     """,
         "-p",
-        "read.n=8000",
+        "read.n=6000",
     )
     (rate_per_s,) = shop.read("rate")
     # 4,000 is ideal, and 95 % of it what a quiet machine gives; one at a time would give 20.
@@ -215,7 +215,7 @@ def test_threads_and_futures_work_at_once_and_a_stuck_thread_ends_its_process(sh
     run(
         shop,
         """
-    @stage(concurrency=8, timeout_s=1.5, max_crashes=1)
+    @stage(concurrency=8, timeout_s=1, max_crashes=1)
     class Meet:
         def open(self):
             self.met = threading.Barrier(8)

@@ -1,7 +1,6 @@
 """Several items at once: tasks of a loop and threads, and what they hand to the core."""
 
 import asyncio
-import gc
 import random
 import threading
 from concurrent.futures import Future
@@ -87,7 +86,6 @@ def drive():
     yield make
     for driver in made:
         driver.close()
-    gc.collect()  # a coroutine that was never awaited is told now, and not to another test
 
 
 def sent(bench, edge=EDGE):

@@ -546,6 +546,8 @@ class Replica:
                 )  # then nothing more is taken
             self._reactor.receive()
             self._keep_house()
+        if self._concurrent is not None:
+            self._waiter.wake()  # its loop may sleep by now, and no socket tells it twice
 
     def report(self) -> control.Report | None:
         """The newest."""
