@@ -286,16 +286,18 @@ def make_durable(
     owners: Ownership | None,
     *,
     committer: Committer[Owned] | None = None,
+    birth: int | None = None,
 ) -> DurableWorker:
     """What runs a durable stage, with its partitions acquired and their outputs on their way.
 
     owners: who owns which partitions, if some of them have moved. committer: one without threads.
+    birth: see `Partitions`.
     """
     decl, code = user.decl, user.code
     assert decl is not None, "a durable stage is declared"
     assert code is not None, "a durable stage has user code"
     reactor = bench.reactor
-    partitions = Partitions(reactor.core, reactor.lock, place.stage, place.slot, place.state)
+    partitions = Partitions(reactor.core, reactor.lock, place.stage, place.slot, place.state, birth)
     worker = DurableWorker(
         bench,
         code.instance,

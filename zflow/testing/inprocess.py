@@ -263,5 +263,3 @@ def _config(declared: Declared, replicas: Mapping[str, int]) -> RunConfig:
     # Nobody takes the power away from a test.
     stages = [replace(stage, durability="process") for stage in config.stages]
     return replace(config, stages=stages)
-
-

@@ -1,6 +1,6 @@
 """The faults of a run in one process: which replica dies or hangs, and when.
 
-Decides when, and nothing of what comes of it. Light: everybody who imports `zflow.testing` loads it.
+Decides when, and nothing of what comes of it. Light: whoever imports `zflow.testing` loads it.
 """
 
 from collections.abc import Iterable, Mapping

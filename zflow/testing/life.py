@@ -47,6 +47,7 @@ IDLE_S = 1.0  # an idle replica looks up at least this often
 BOOKS_EVERY_S = 0.005
 POSITION_EVERY_S = 0.25
 NEVER_NS = 1 << 62
+BIRTH = 1  # of every source and partition: by it items are named, so that names are the same too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,9 +112,7 @@ class Life:
         stage, slot = place.stage, place.slot
         if stage.kind == "source":
             self._positions = PositionFile(place.state.position(slot))
-            # A birth of the seed's own: by it the items are named.
-            birth = Random(f"birth of {slot}").getrandbits(63)
-            self._position = _reborn(self._positions.load(), birth)
+            self._position = _reborn(self._positions.load())
         random = Random(hands.random.getrandbits(64))
         self.core = make_core(
             place, self._position, random=random, token=lambda: random.getrandbits(64) | 1
@@ -229,7 +228,7 @@ class Life:
                 self.clock, self.wake, self._later, Random(self._hands.random.getrandbits(64))
             )
             self._durable = make_durable(
-                self.place, user, bench, self.wake, None, committer=self._committer
+                self.place, user, bench, self.wake, None, committer=self._committer, birth=BIRTH
             )
             return self._durable
         worker = make_worker(
@@ -431,5 +430,5 @@ class Life:
         return ", ".join(found)
 
 
-def _reborn(position: Position, birth: int) -> Position:
-    return Position(birth=birth, low=position.low, ended=position.ended, mark=position.mark)
+def _reborn(position: Position) -> Position:
+    return Position(birth=BIRTH, low=position.low, ended=position.ended, mark=position.mark)

@@ -136,10 +136,14 @@ class UserSide:
         decl = self.declared.stage(name)
         supply = self._supplies.get(name)
         if supply is not None:
-            plain = replace(decl.options, journaled=False)
-            fed = {"is_class": False, "takes_resume": False, "takes_partition": True}
-            user = self._without_code(place, supply.share, None)
-            user = replace(user, decl=replace(decl, options=plain, **fed))
+            fed = replace(
+                decl,
+                options=replace(decl.options, journaled=False),
+                is_class=False,
+                takes_resume=False,
+                takes_partition=True,
+            )
+            user = replace(self._without_code(place, supply.share, None), decl=fed)
         elif name in self._tables:
             table = self._tables[name]
             commits = decl.is_class and entry_name(decl.target, "sink") == "commit"

@@ -57,11 +57,11 @@ class VirtualClock(Clock):
         self.ns = START_NS
         self._wall_s = wall_s  # at START_NS
 
-    def now_s(self) -> float:  # type: ignore[override]
+    def now_s(self) -> float:
         """Virtual monotonic seconds."""
         return self.ns / 1e9
 
-    def now_ns(self) -> int:  # type: ignore[override]
+    def now_ns(self) -> int:
         """The same in nanoseconds."""
         return self.ns
 
