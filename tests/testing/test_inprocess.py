@@ -1,15 +1,17 @@
 """A whole topology in one process: what `zflow.testing.run` promises to those who test theirs."""
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from zflow import DurableStage, Topology, join, sink, source, stage, tumbling, window
+from zflow import DurableStage, Topology, emit, join, sink, source, stage, tumbling, window
 from zflow.connectors.sqlite import SqliteTable
 from zflow.errors import ConfigError
 from zflow.testing import NotEnding, RunFailed, Running, hang, kill, kill_at, run
@@ -129,6 +131,7 @@ def test_what_is_wrong_with_the_arguments_is_said_before_anything_runs():
         ({"parameters": {"numbers.m": 1}}, "has no parameter 'm'"),
         ({"parameters": {"numbers.n": "x"}}, "not a whole number"),
         ({"sinks": ["show"]}, "did you mean 'shown'"),
+        ({"sinks": "recorded"}, "there is no 'recorded'"),
         ({"faults": [kill("double/1", at_item=1)]}, "there is no 'double/1'"),
         ({"replicas": {"dubble": 2}}, "did you mean 'double'"),
     ]:
@@ -140,6 +143,8 @@ def test_what_is_wrong_with_the_arguments_is_said_before_anything_runs():
         run(Topology("empty"))
     with pytest.raises(KeyError, match="there is shown"):
         run(PLAIN, inputs={"numbers": []})["show"]
+    with pytest.raises(TypeError, match="or 'kills'; got 'kill'"):
+        run(PLAIN, faults="kill")
     with pytest.raises(ValueError, match="counted from 1"):
         kill("double/0", at_item=0)
 
@@ -181,6 +186,7 @@ def test_an_item_that_fails_too_often_is_a_dead_letter():
     ]
     assert {dead.error_class for dead in result.dead} == {"Refused"}
     assert "raise Refused" in result.dead[0].error
+    assert "/zflow/" not in result.dead[0].error, "frames of the user only"
     assert result.ledger["numbers->picky"].dead_lettered == 2
 
 
@@ -259,18 +265,25 @@ def test_a_source_that_is_killed_goes_on_where_it_was():
     assert result.restarts["numbers/0"] >= 1
 
 
-def test_an_item_that_hangs_ends_with_its_timeout():
+def test_what_hangs_is_killed_after_its_timeout_and_at_last_a_dead_letter():
     @stage(timeout_s=30.0, max_crashes=2)
     def hung(number):
         return number
 
-    faults = [hang("hung/0", at_item=1)]
-    result = run(flow_of(numbers, hung, shown), inputs={"numbers": [1]}, faults=faults)
-    assert result["shown"] == [] or result["shown"] == [1]
+    flow = flow_of(numbers, hung, shown)
+    once = [hang("hung/0", at_item=2)]
+    result = run(flow, inputs={"numbers": [1, 2, 3]}, faults=once)
+    assert set(result["shown"]) == {1, 2, 3}
     assert result.elapsed_s > 30
     assert result.restarts == {"hung/0": 1}
-    if not result["shown"]:
-        assert "timeout_s=30" in result.dead[0].error
+
+    # The first two of the items that its successor takes are those that were executing.
+    always = [hang("hung/0", at_item=1), hang("hung/0", at_item=2)]
+    result = run(flow, inputs={"numbers": [1]}, faults=always)
+    assert result["shown"] == []
+    assert [dead.item for dead in result.dead] == [1]
+    assert "timeout_s=30" in result.dead[0].error
+    assert result.elapsed_s > 60
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -362,6 +375,71 @@ def test_names_of_items_are_the_same_in_every_run():
         names.append([])
         run(flow, inputs={"numbers": ["a"]})
     assert names[0] == names[1] != []
+
+
+@sink
+class Upserted:
+    def upsert(self, items, ids):
+        """Takes anything."""
+
+
+@stage(replicas=2, retries=2, backoff_s=0.5)
+class Split:
+    def process(self, number):
+        if number % 50 == 7:
+            raise Refused(number)
+        if number % 10 == 3 and self.context.attempt == 0:
+            raise Refused("this time")
+        return emit("odd", number) if number % 25 == 0 else number
+
+
+@stage(replicas=3)
+def thrice(number):
+    for copy in range(3):
+        yield number, copy
+
+
+@stage(replicas=2, retries=1, backoff_s=0.2)
+class Tally(DurableStage):
+    def process(self, copied):
+        number, _ = copied
+        if number % 60 == 9:
+            raise Refused(number)
+        self.state[number % 20] = self.state.get(number % 20, 0) + 1
+
+    def finish(self):
+        yield from self.state.items()
+
+
+@stage(replicas=2)
+class Same(DurableStage):
+    def process(self, copied):
+        return copied
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+def test_everything_at_once_is_exact_whatever_dies(seed):
+    """Retries, dead letters, outputs, fan-out, state, and sinks of two kinds."""
+    flow = Topology("everything")
+    flow.connect(numbers, Split, thrice)
+    flow.connect(Split, shown, output="odd")
+    flow.connect(thrice, Tally, key=lambda copied: copied[0] % 20)
+    flow.connect(Tally, Counts)
+    flow.connect(thrice, Same, key=lambda copied: copied[0])
+    flow.connect(Same, Upserted)
+    inputs = {"numbers": range(200)}
+    result = run(flow, inputs=inputs, sinks="record", faults="kills", seed=seed)
+
+    refused = {number for number in range(200) if number % 50 == 7}
+    odd = set(range(0, 200, 25))
+    good = set(range(200)) - refused - odd
+    assert set(result["shown"]) == odd, f"seed {seed}"
+    assert {dead.item for dead in result.dead if dead.stage == "Split"} == refused
+    assert dict(result["Counts"]) == Counter(n % 20 for n in good if n % 60 != 9 for _ in range(3))
+    assert set(result["Upserted"]) == {(number, copy) for number in good for copy in range(3)}
+    lost = {dead.item for dead in result.dead if dead.stage == "Tally"}
+    assert lost == {(n, copy) for n in good if n % 60 == 9 for copy in range(3)}
 
 
 # -- time -----------------------------------------------------------------------------------------
@@ -469,6 +547,31 @@ def test_a_source_without_an_end_stops_after_a_number_of_steps(monkeypatch):
     monkeypatch.setattr("zflow.testing.inprocess.LIMIT_STEPS", 500)
     with pytest.raises(NotEnding, match="endless/0: .*the source has not ended"):
         run(flow_of(endless, shown))
+
+
+def test_the_wall_clock_of_a_run_can_be_shown_to_user_code(monkeypatch):
+    with Running(keyed(Reminder), inputs={"numbers": []}) as running:
+        monkeypatch.setattr(f"{__name__}.time", SimpleNamespace(time=running.wall_s))
+        running.advance(7200.0)
+        running.put("numbers", ["tea"])
+        running.advance(3000.0)
+        assert running.sinks["shown"] == []
+        running.advance(1000.0)
+        assert running.sinks["shown"] == ["tea: time is up"]
+
+
+# -- the documents --------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_readme_passes():
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Testing a topology")[2]
+    block = re.search(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    names: dict = {"__name__": "example"}
+    exec(compile(block[1], "README.md", "exec"), names)  # noqa: S102
+    tests = [test for name, test in names.items() if name.startswith("test_")]
+    assert len(tests) == 2
+    for test in tests:
+        test()
 
 
 # -- weight ---------------------------------------------------------------------------------------

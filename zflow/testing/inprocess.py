@@ -16,6 +16,7 @@ nothing it had open stays so.
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from random import Random
+from shutil import disk_usage
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -37,8 +38,9 @@ from zflow.topology import Topology
 from zflow.wire.control import RunConfig, TargetConfig
 
 LIMIT_S = 3600.0  # of virtual time, until a run has to be over
-LIMIT_STEPS = 3_000_000
-MEMORY = Path("/dev/shm")  # a run's files outlive no process: they need no disk
+LIMIT_STEPS = 1_000_000
+MEMORY = Path("/dev/shm")  # the files of a run are gone with it: they need no disk
+ROOM_BYTES = 1 << 30  # for which they need some memory
 
 Faults = Iterable[Fault] | Literal["kills"]
 Recorded = Literal["run", "record"] | Collection[str]
@@ -112,8 +114,7 @@ class Running:
         recorded = _recorded(declared, sinks)
         config = _config(declared, replicas or {})
         slots = [f"{s.name}/{index}" for s in config.stages for index in range(s.replicas)]
-        planned = chaos(slots, random) if faults == "kills" else [*faults]
-        check_names("faults", [fault.slot for fault in planned], slots)
+        planned = _planned(faults, slots, random)
         unused = self._supplies.keys() | recorded
         given = parameters_of(declared, parameters or {}, unused)
         user = UserSide(declared, given, self._supplies, recorded, Fates(planned))
@@ -126,14 +127,16 @@ class Running:
             wall_s=self._wall_s,
         )
         self.sinks: Mapping[str, list[Any]] = user.taken
-        self._folder = TemporaryDirectory(
-            prefix="zflow-", dir=MEMORY if MEMORY.is_dir() else None, ignore_cleanup_errors=True
-        )
+        self._folder = TemporaryDirectory(prefix="zflow-", dir=_quick_folder())
         self._conductor = Conductor(config, Path(self._folder.name), hands)
         self._faults = planned
 
     def __enter__(self) -> "Running":
-        self._conductor.start(self._faults)
+        try:
+            self._conductor.start(self._faults)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -240,6 +243,22 @@ class Running:
         )
 
 
+def _quick_folder() -> Path | None:
+    """Where files cost least; None for the usual place."""
+    has_room = MEMORY.is_dir() and disk_usage(MEMORY).free >= ROOM_BYTES
+    return MEMORY if has_room else None
+
+
+def _planned(faults: Faults, slots: list[str], random: Random) -> list[Fault]:
+    if faults == "kills":
+        return chaos(slots, random)
+    planned = [*faults]
+    if not all(isinstance(fault, Fault) for fault in planned):
+        raise TypeError(f"faults are those of kill, kill_at and hang, or 'kills'; got {faults!r}")
+    check_names("faults", [fault.slot for fault in planned], slots)
+    return planned
+
+
 def _supplies(declared: Declared, inputs: Mapping[str, Iterable[Any]]) -> dict[str, Supply]:
     sources = [stage.name for stage in declared.stages if stage.kind == "source"]
     check_names("inputs", inputs, sources)
@@ -252,8 +271,9 @@ def _recorded(declared: Declared, sinks: Recorded) -> frozenset[str]:
         return frozenset()
     if sinks == "record":
         return frozenset(names)
-    check_names("sinks", sinks, names)
-    return frozenset(sinks)
+    chosen = [sinks] if isinstance(sinks, str) else sinks
+    check_names("sinks", chosen, names)
+    return frozenset(chosen)
 
 
 def _config(declared: Declared, replicas: Mapping[str, int]) -> RunConfig:

@@ -1,5 +1,6 @@
 """How a run in one process ended, as a test reads it. Decides nothing."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,9 @@ from zflow.errors import ZflowError
 from zflow.protocol.ledger import LedgerSnapshot
 from zflow.state.deadletter import read_dead_letters
 from zflow.wire.codec import load_item
+
+# The call through which user code is run here: nobody's business who reads a traceback.
+_OURS = re.compile(r'  File "[^"]*/zflow/testing/usercode\.py", line .*\n(    .*\n)*')
 
 
 class RunFailed(ZflowError):
@@ -66,7 +70,7 @@ def dead_in(folder: Path) -> list[Dead]:
             stage=letter.stage,
             edge=letter.edge,
             error_class=letter.error_class,
-            error=letter.error,
+            error=_OURS.sub("", letter.error),
             attempts=letter.attempts,
         )
         for letter in (stored.letter for stored in found)
