@@ -24,6 +24,7 @@ from zflow.supervisor.supervise import (
     CRASH_LOOP,
     MAX_CRASHES_KEPT,
     UNAVAILABLE_RETRY_S,
+    UNAVAILABLE_S,
     WHOLE_DEATH,
 )
 from zflow.testing.kills import KILLED, Fault, Hung, Killed
@@ -44,6 +45,7 @@ class Seat:
     crashes: list[Crash] = field(default_factory=list)
     failures: int = 0
     fruitless: int = 0
+    refused_since_s: float | None = None
 
 
 class Conductor:
@@ -160,11 +162,18 @@ class Conductor:
         timeline = self._hands.timeline
         timeline.at(timeline.now_ns + int(wait_s * 1e9), self._spawn, seat)
 
-    @staticmethod
-    def _plan(seat: Seat, crash: Crash, counters: dict[str, int], *, refused: bool) -> float:
+    def _plan(self, seat: Seat, crash: Crash, counters: dict[str, int], *, refused: bool) -> float:
         """When the successor starts; counts what speaks for a crash loop, as the supervisor."""
+        now_s = self._hands.timeline.elapsed_s
+        if not refused:
+            seat.refused_since_s = None
+        elif seat.refused_since_s is None:
+            seat.refused_since_s = now_s
+        since_s = now_s if seat.refused_since_s is None else seat.refused_since_s
         if counters.get("processed", 0) + counters.get("duplicates", 0) > 0:
             seat.failures = seat.fruitless = 0
+        elif refused and now_s - since_s < UNAVAILABLE_S:
+            pass  # a database may be away for that long
         elif not crash.runs or crash.strikes < WHOLE_DEATH:
             seat.fruitless += 1
         most_s = UNAVAILABLE_RETRY_S if refused else BACKOFF_MAX_S

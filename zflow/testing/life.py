@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("zflow.replica")
 STEP_NS = 1_000  # what a step takes at least, so that time goes on
-IDLE_S = 1.0  # an idle replica looks up at least this often
+IDLE_S = 5.0  # an idle replica looks up at least this often
 BOOKS_EVERY_S = 0.005
 POSITION_EVERY_S = 0.25
 NEVER_NS = 1 << 62
@@ -409,7 +409,9 @@ class Life:
     def open_work(self) -> str:
         """What is open here, for the message of a run that does not end; "" if nothing is."""
         core = self.core
+        origins = [core.origin] if core.origin is not None else core.partitions.values()
         numbers = {
+            "made and not settled": sum(origin.next - origin.low for origin in origins),
             "in the inbox": sum(link.held for link in core.inbox.links.values()),
             "executing": core.running,
             "queued": sum(outbox.queued for outbox in core.outboxes.values()),
