@@ -1,5 +1,6 @@
 """A whole topology in one process: what `zflow.testing.run` promises to those who test theirs."""
 
+import doctest
 import json
 import re
 import subprocess
@@ -15,7 +16,7 @@ from zflow import DurableStage, Topology, emit, join, sink, source, stage, tumbl
 from zflow.connectors.sqlite import SqliteTable
 from zflow.errors import ConfigError, Unavailable
 from zflow.replica.durable import DurableWorker
-from zflow.testing import NotEnding, RunFailed, Running, hang, kill, kill_at, run
+from zflow.testing import NotEnding, RunFailed, Running, hang, kill, kill_at, kills, run
 
 ROOT = Path(__file__).parents[2]
 QUICK_S = 20.0  # of real time, on a machine that does something else too
@@ -643,6 +644,10 @@ def test_the_example_of_the_readme_passes():
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+def test_the_example_of_a_docstring_is_true():
+    assert doctest.testmod(kills) == (0, 1)
 
 
 # -- weight ---------------------------------------------------------------------------------------
