@@ -3,7 +3,7 @@
 Decides when, and nothing of what comes of it. Light: whoever imports `zflow.testing` loads it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from random import Random
 
@@ -101,7 +101,3 @@ class Fates:
         if not fault.after:
             raise Killed
         return True
-
-    def begun(self) -> Mapping[str, int]:
-        """With how many items user code was called, by slot."""
-        return self._begun

@@ -59,9 +59,6 @@ class Pipes:
     """The links of one replica. arrived: told of each message."""
 
     def __init__(self, post: Post, clock: VirtualClock, arrived: Callable[[], None]) -> None:
-        self.tap = None
-        self.bad_frames = 0
-        self.bad_identity = 0
         self._post = post
         self._clock = clock
         self._arrived = arrived
