@@ -24,8 +24,8 @@ FLOORS = {
     6: "config protocol state loader export",
     7: "net books planning",
     8: "replica coordinator supervisor connectors",
-    9: "launchers local testing",
-    10: "cli",
+    9: "launchers local",
+    10: "cli testing",
 }
 FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts.split()}
 

@@ -396,7 +396,7 @@ def idle(trial):
             self.clock = FakeClock()
             self.quiet = trial(declared(tumbling(10), idle_s=2))
             self.stage = self.quiet.stage
-            self.stage._clock = self.clock
+            self.stage.clock = self.clock
             self.busy = trial(declared(tumbling(10), idle_s=2))
             self.busy.stage = self.stage
 

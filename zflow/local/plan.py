@@ -284,21 +284,29 @@ def _plan(
 ) -> Plan:
     record, state = stored.record, stored.state
     run = run_directory(state.root, environment)
-    config = RunConfig(
-        run_id=record.run_id,
-        generation=1,
-        topology=declared.name,
-        target=TargetConfig(
-            target=record.target,
-            attribute=record.attribute,
-            path=record.path,
-        ),
-        stages=_stage_configs(declared, replicas),
-        edges=_edge_configs(declared),
-        parameters=list(record.parameters),
-    )
+    target = TargetConfig(target=record.target, attribute=record.attribute, path=record.path)
+    config = config_of(declared, replicas, record.run_id, target, record.parameters)
     return Plan(
         declared=declared, config=config, run=run, state=state, stored=stored, resumed=resumed
+    )
+
+
+def config_of(
+    declared: Declared,
+    replicas: Mapping[str, int],
+    run_id: str,
+    target: TargetConfig,
+    parameters: Sequence[str] = (),
+) -> RunConfig:
+    """What every replica of a run of this topology is told."""
+    return RunConfig(
+        run_id=run_id,
+        generation=1,
+        topology=declared.name,
+        target=target,
+        stages=_stage_configs(declared, replicas),
+        edges=_edge_configs(declared),
+        parameters=list(parameters),
     )
 
 

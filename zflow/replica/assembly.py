@@ -30,7 +30,7 @@ from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
 from zflow.replica.gates import Gates, make_gates
 from zflow.replica.journaled import journaled
-from zflow.replica.partitions import Partitions
+from zflow.replica.partitions import Owned, Partitions
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
 from zflow.replica.source import SourceWorker
 from zflow.replica.userside import UserCode, build, source_begin
@@ -89,8 +89,17 @@ def load_topology(config: RunConfig, state: StateDirectory) -> Loaded:
     return load_source(source, Path(target.path), target.attribute, target=target.target)
 
 
-def make_core(place: Place, position: Position | None) -> Core:
-    """The core of this replica, knowing all its neighbours."""
+def make_core(
+    place: Place,
+    position: Position | None,
+    *,
+    random: Random | None = None,
+    token: Callable[[], int] = new_token,
+) -> Core:
+    """The core of this replica, knowing all its neighbours.
+
+    random, token: seeded ones, for a run that has to be the same every time.
+    """
     config, me = place.config, str(place.slot)
     incoming = [edge for edge in config.edges if edge.target == place.slot.stage]
     identity = Identity(
@@ -128,7 +137,11 @@ def make_core(place: Place, position: Position | None) -> Core:
         number = text_hash64(place.slot.stage, str(place.slot.index), str(position.birth))
         origin = OriginSettings(origin=number, stage=place.slot.stage, low=first_low(position))
     return Core(
-        settings, codec=CODECS[config.codec](), new_token=new_token, random=Random(), origin=origin
+        settings,
+        codec=CODECS[config.codec](),
+        new_token=token,
+        random=random or Random(),
+        origin=origin,
     )
 
 
@@ -199,7 +212,16 @@ def load_user(place: Place) -> User:
             version=version,
         )
     parameters = parse_parameters(declared, config.parameters).get(name, {})
+    return make_user(place, declared, parameters, version)
+
+
+def make_user(
+    place: Place, declared: Declared, parameters: dict[str, Any], version: str = ""
+) -> User:
+    """The user's side of a declared stage, its instance made; whatever the user's code raises."""
+    name = place.slot.stage
     decl = declared.stage(name)
+    labels = {edge.edge: edge.label for edge in place.config.edges}
     keys = {edge.label: edge.key for edge in declared.edges_into(name)}
     kind = SharedContext if decl.concurrency else Context
     context = kind(name, place.slot.index, parameters, labels, keys)
@@ -313,22 +335,26 @@ def make_durable(
     bench: Bench,
     wake: Callable[[], None],
     owners: Ownership | None,
+    *,
+    committer: Committer[Owned] | None = None,
+    birth: int | None = None,
 ) -> DurableWorker:
     """What runs a durable stage, with its partitions acquired and their outputs on their way.
 
-    owners: who owns which partitions, if some of them have moved.
+    owners: who owns which partitions, if some of them have moved. committer: one without threads.
+    birth: see `Partitions`.
     """
     decl, code = user.decl, user.code
     assert decl is not None, "a durable stage is declared"
     assert code is not None, "a durable stage has user code"
     reactor = bench.reactor
-    partitions = Partitions(reactor.core, reactor.lock, place.stage, place.slot, place.state)
+    partitions = Partitions(reactor.core, reactor.lock, place.stage, place.slot, place.state, birth)
     worker = DurableWorker(
         bench,
         code.instance,
         code.call,
         partitions,
-        Committer(bench.clock, wake),
+        committer or Committer(bench.clock, wake),
         stage=place.slot.stage,
         options=decl.options,
         yields=decl.is_generator or decl.runtime is not None,

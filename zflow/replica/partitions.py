@@ -54,7 +54,7 @@ class Partitions:
     """All partitions of one slot. lock: the reactor's; held while the core gets or loses one.
 
     waiting: of those that were opened, outputs that are committed and not settled; whoever opens
-    a partition sends them.
+    a partition sends them. birth: instead of those in the files, so that names are always the same.
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Partitions:
         stage: StageConfig,
         slot: Slot,
         state: StateDirectory,
+        birth: int | None = None,
     ) -> None:
+        self._birth = birth
         self._core = core
         self._lock = lock
         self._stage = stage
@@ -127,7 +129,8 @@ class Partitions:
             next_oseq=loaded.next_oseq,
             done=loaded.done,
         )
-        name = text_hash64(stage.name, str(number), str(loaded.birth))
+        birth = loaded.birth if self._birth is None else self._birth
+        name = text_hash64(stage.name, str(number), str(birth))
         settings = OriginSettings(origin=name, stage=stage.name, low=loaded.outbox_low)
         with self._lock:  # the control thread may be going through the others
             origin = self._core.acquired(number, settings)

@@ -84,7 +84,7 @@ class WindowStage(Timed):
         super().__init__(function, options, time)
         self._windows = windows
         self._idle_s = idle_s
-        self._clock = clock or Clock()
+        self.clock = clock or Clock()  # a run with virtual time puts its own here
         self._highest_s = -math.inf  # event time, in all partitions since this process began
         self._touched: dict[int, float] = {}  # when the last item came, by partition
 
@@ -110,14 +110,14 @@ class WindowStage(Timed):
     def _watch(self, idle_s: float, time_s: float) -> None:
         """Something has come to this partition; one timer says when it has been too long ago."""
         self._highest_s = max(self._highest_s, time_s)
-        now_s = self._touched[id(self.state)] = self._clock.wall_s()
+        now_s = self._touched[id(self.state)] = self.clock.wall_s()
         if IDLE not in self.timers:
             self.timers[IDLE] = now_s + idle_s
 
     def on_timer(self, _: None) -> Iterator[Any]:
         """Go on without items: to the highest time that any partition of this replica has seen."""
         assert self._idle_s is not None, "only with idle_s is there a timer"
-        agenda, now_s = self.agenda(), self._clock.wall_s()
+        agenda, now_s = self.agenda(), self.clock.wall_s()
         # After a restart it is as if something had just come: it may be on its way again.
         quiet_at_s = self._touched.setdefault(id(self.state), now_s) + self._idle_s
         if now_s < quiet_at_s:
