@@ -29,10 +29,10 @@ def test_the_columns_never_change_their_order():
         "replayed_not_owner",
         "dropped_lost",
         "dropped_error",
-        "dropped_expired",
         "sent_bytes",
         "retries",
         "dropped_full",
+        "dropped_expired",
     )
 
 

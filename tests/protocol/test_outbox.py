@@ -286,7 +286,12 @@ def test_a_unit_that_is_too_old_is_dropped_whatever_the_policy_for_errors(make, 
     bench.dispatch()
     bench.state(nacks=[Nack(0, 2, EXPIRED, DEADLINE_ERROR, "old")])
     assert (bench.all_of(Bury), bench.all_of(Fail)) == ([], [])
-    assert bench.outbox.ledger.snapshot().dropped == {"lost": 0, "error": 0, "expired": 2}
+    assert bench.outbox.ledger.snapshot().dropped == {
+        "lost": 0,
+        "error": 0,
+        "full": 0,
+        "expired": 2,
+    }
     assert bench.owner.settled == [0, 1]
     assert bench.balanced()
 
