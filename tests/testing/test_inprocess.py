@@ -1,5 +1,6 @@
 """A whole topology in one process: what `zflow.testing.run` promises to those who test theirs."""
 
+import asyncio
 import doctest
 import json
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import Future
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -661,3 +663,77 @@ def test_importing_the_door_loads_no_sockets():
     assert json.loads(done.stdout.replace("'", '"')) == []
     with pytest.raises(AttributeError, match="walk"):
         __import__("zflow.testing").testing.walk  # noqa: B018
+
+
+# -- options that ask for more than one item at a time ---------------------------------------------
+
+
+def test_what_is_asynchronous_threaded_or_batched_gives_the_same_in_one_process():
+    opened = []
+
+    @source
+    def numbers():
+        yield from range(40)
+
+    @stage(concurrency=8, retries=2, backoff_s=5.0)
+    class Add:
+        async def open(self):
+            opened.append(self)
+
+        async def process(self, x):
+            await asyncio.sleep(0)
+            if x % 10 == 3 and self.context.attempt == 0:
+                raise TimeoutError("once")
+            return x + 1
+
+        async def close(self):
+            opened.remove(self)
+
+    @stage
+    async def twice(x):
+        for _ in range(2):
+            await asyncio.sleep(0)
+            yield x
+
+    @stage(concurrency=4)
+    def later(x):
+        future = Future()
+        future.set_result(x)
+        return future
+
+    @stage(batch=7)
+    def batched(items):
+        return [10 * x for x in items]
+
+    @sink
+    def keep(x): ...
+
+    flow = Topology("several")
+    flow.connect(numbers, Add, twice, later, batched, keep)
+    result = run(flow, seed=5, faults=[kill("Add/0", at_item=9), kill("batched/0", at_item=20)])
+    assert set(result["keep"]) == {10 * (x + 1) for x in range(40)}
+    assert len(result["keep"]) >= 80
+    assert (result.dead, opened) == ([], [])
+    assert result.elapsed_s > 2.5, "a backoff of at least half of 5 s"
+
+
+def test_limits_and_priorities_keep_virtual_time():
+    @source
+    def orders():
+        yield from range(100)
+
+    @stage(rate_limit_per_s=10)
+    def slowly(x):
+        return x
+
+    @sink
+    def keep(x): ...
+
+    flow = Topology("limited")
+    flow.connect(orders, slowly, priority=lambda x: 0 if x >= 90 else 7)
+    flow.connect(slowly, keep)
+    result = run(flow, seed=1)
+    assert sorted(result["keep"]) == list(range(100))
+    assert result.elapsed_s == pytest.approx(10.0, rel=0.1)
+    urgent = [place for place, x in enumerate(result["keep"]) if x >= 90]
+    assert max(urgent) < 40, "they overtake all but what was in a window"

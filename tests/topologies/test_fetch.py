@@ -28,6 +28,8 @@ class Moody(BaseHTTPRequestHandler):
         mood = self.path.split("/")[1]
         if mood == "slow":
             time.sleep(0.3)
+        elif mood == "brief":
+            time.sleep(0.02)
         elif mood == "busy" and times <= 2:
             self.answer(503, b"later")
             return
@@ -108,7 +110,7 @@ def test_every_page_is_fetched_whatever_its_server_does(site, tmp_path, zflow_ru
 def test_pages_are_there_once_though_the_fetchers_are_killed(
     site, tmp_path, zflow_start, wait_until
 ):
-    paths = [f"/slow/{k}" for k in range(300)]
+    paths = [f"/brief/{k}" for k in range(300)]
     (tmp_path / "urls.txt").write_text("\n".join(site + path for path in paths))
     going = zflow_start("fetch")
     for least in (50, 150):

@@ -118,6 +118,7 @@ class Running:
         unused = self._supplies.keys() | recorded
         given = parameters_of(declared, parameters or {}, unused)
         user = UserSide(declared, given, self._supplies, recorded, Fates(planned))
+        self._user = user
         self._wall_s = Clock().wall_s()
         hands = Stagehands(
             timeline=self._timeline,
@@ -143,6 +144,7 @@ class Running:
         try:
             self._conductor.close()
         finally:
+            self._user.close()
             self._folder.cleanup()
 
     # -- time --------------------------------------------------------------------------------

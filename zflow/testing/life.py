@@ -29,7 +29,7 @@ from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
 from zflow.replica.usercounters import UserCounters
 from zflow.replica.userside import close_stage, open_stage
-from zflow.replica.worker import Bench, Worker, describe
+from zflow.replica.worker import Bench, StageWorker, Worker, describe
 from zflow.state.blackbox import BlackBox
 from zflow.state.positions import Position, PositionFile
 from zflow.testing.kills import Hung, Killed
@@ -209,7 +209,7 @@ class Life:
         self._worker = self._make_worker(user)
         self._instance = user.code.instance if user.code is not None else None
         if self._source is None:
-            open_stage(self._instance)
+            self._hands.user.awaited(open_stage(self._instance))
         self._enter("bound")
 
     def _make_worker(self, user: User) -> Worker:
@@ -265,6 +265,8 @@ class Life:
         with self._reactor.lock:
             self._keep_house()
         has_work = bool(self.core.inbox.parcels) and not self.core.full()
+        if isinstance(worker, StageWorker) and worker.waits_as() is not None:
+            has_work = False
         return 0.0 if more or has_work or self.links.waiting() else self._due_s()
 
     def _slice(self, worker: Worker) -> bool:
@@ -381,7 +383,7 @@ class Life:
                 raise InternalError(f"{self.place.slot} was told to finish with units open")
             self.core.finish()
             self._reactor.perform()
-        close_stage(self._instance)
+        self._hands.user.awaited(close_stage(self._instance))
         self._counters.finished = True
         self.black_box.count(self._counters.values())
         self._state = "finished"
@@ -394,7 +396,7 @@ class Life:
         if self._committer is not None:
             self._committer.die()
         try:
-            close_stage(self._instance)
+            self._hands.user.awaited(close_stage(self._instance))
         except Exception as error:  # noqa: BLE001 - it is dead, and nobody hears of it
             _LOG.info("close() of a replica that was killed: %s", error)
         self._let_go()

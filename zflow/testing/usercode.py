@@ -4,8 +4,11 @@ Decides what a source gives that a test feeds, what a sink is recorded to have t
 call takes virtual time. The code itself is the very function or class of the topology in the test.
 """
 
+import asyncio
+import inspect
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
 from types import GeneratorType
 from typing import Any
@@ -129,6 +132,35 @@ class UserSide:
         self._supplies = supplies
         self._tables = {name: _Table() for name in recorded}
         self._fates = fates
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def close(self) -> None:
+        """The run is over."""
+        if self._loop is not None:
+            self._loop.close()
+
+    def awaited(self, made: Any) -> Any:
+        """What user code has given, waited for at once: one item after the other, in real time.
+
+        What runs several at once has nothing to show in virtual time but its order, and any order
+        is allowed.
+        """
+        if isinstance(made, Future):
+            return made.result()
+        if isinstance(made, AsyncGenerator):
+            return self._yields(made)
+        if not inspect.iscoroutine(made):
+            return made
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(made)
+
+    def _yields(self, made: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        try:
+            while True:
+                yield self.awaited(_next_of(made))
+        except StopAsyncIteration:
+            return
 
     def of(self, place: Place, clock: VirtualClock) -> User:
         """One replica's; whatever the user's code raises."""
@@ -150,6 +182,10 @@ class UserSide:
             user = self._without_code(place, table.commit if commits else _take_anything, table)
         else:
             user = make_user(place, self.declared, dict(self._parameters.get(name, {})))
+        made = user.decl
+        if made is not None and made.concurrency:
+            alone = replace(made, options=replace(made.options, concurrency=0), is_async=False)
+            user = replace(user, decl=alone)
         code = user.code
         assert code is not None, "every stage of a topology has code"
         if isinstance(code.instance, WindowStage):
@@ -188,14 +224,14 @@ class UserSide:
     ) -> Callable[..., Any]:
         slot, fates = str(place.slot), self._fates
         decl = self.declared.stage(place.slot.stage)
-        many = decl.kind == "sink" and decl.is_class
+        many = (decl.kind == "sink" and decl.is_class) or decl.options.batch > 0
         taken = self.taken.get(decl.name)
 
         def called(item: Any, *more: Any) -> Any:
             items = list(item) if many else [item]
             clock.spend(ITEM_NS * len(items))
             dies = fates.begins(slot, len(items))
-            result = call(item, *more)
+            result = self.awaited(call(item, *more))
             if taken is not None:
                 taken.extend(items)
             if dies and isinstance(result, GeneratorType):
@@ -205,6 +241,10 @@ class UserSide:
             return result
 
         return called
+
+
+async def _next_of(made: AsyncGenerator[Any, None]) -> Any:
+    return await anext(made)
 
 
 def _to_the_end(made: Iterator[Any]) -> Iterator[Any]:
