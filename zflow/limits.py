@@ -127,7 +127,9 @@ def limit_faults(
             yield f"{option}= is for stages without state on disk", fix
 
 
-def why_one(*, is_durable: bool, is_generator: bool, is_class_sink: bool) -> str:
+def why_one(
+    *, is_durable: bool, is_generator: bool, is_class_sink: bool, is_concurrent: bool
+) -> str:
     """Why a stage cannot be called with a list of items, as a sentence goes on; empty if it can."""
     if is_durable:
         return "a stage with state takes its items one by one"
@@ -135,4 +137,6 @@ def why_one(*, is_durable: bool, is_generator: bool, is_class_sink: bool) -> str
         return "a generator takes one item at a time"
     if is_class_sink:
         return "a sink class gets lists of items anyway"
+    if is_concurrent:
+        return "several items at once are several calls, each of one item"
     return ""

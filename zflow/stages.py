@@ -254,7 +254,12 @@ def declare(
         faults.extend(_source_faults(target, options, takes))
     else:
         is_class_sink = kind == "sink" and inspect.isclass(target)
-        one = why_one(is_durable=durable, is_generator=is_generator, is_class_sink=is_class_sink)
+        one = why_one(
+            is_durable=durable,
+            is_generator=is_generator,
+            is_class_sink=is_class_sink,
+            is_concurrent=is_async(entry_of(target, kind)) or options.concurrency > 0,
+        )
         faults.extend(limit_faults(valid, options, takes_one=one, is_durable=durable))
     file, line = site
     return StageDecl(

@@ -162,8 +162,12 @@ class ConcurrentWorker(StageWorker):
         In this order: what waits for something else may as well do so while results are sent.
         """
         ended = self._collect()
+        changed = bool(ended)
+        if self.gates is not None and ended:  # a breaker hears of them before more are taken
+            self._hand_over(ended)
+            ended = {}
         begun = self._take_calls()
-        if ended or begun:
+        if changed or begun:
             self._name()
         for call in begun:
             self._begin(call)
