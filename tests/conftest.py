@@ -6,6 +6,7 @@ of making a later one fail at random.
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -31,6 +32,8 @@ WaitUntil = Callable[[Callable[[], object], float], None]
 
 def pytest_configure() -> None:
     os.environ.update([MARK.split("=")])
+    # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -77,10 +80,10 @@ def _processes() -> set[int]:
 
 def _marked_processes() -> set[int]:
     marked = set()
-    for environment in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # ended meanwhile, or another user's
-            if MARK.encode() in environment.read_bytes().split(b"\0"):
-                marked.add(int(environment.parent.name))
+            if MARK.encode() in (process / "environ").read_bytes().split(b"\0"):
+                marked.add(int(process.name))
     return marked
 
 

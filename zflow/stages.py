@@ -249,18 +249,10 @@ def declare(
         target, kind, asked=given.get("concurrency") is not None, is_durable=durable
     )
     takes = reserved_in(target, kind, _takes(runtime))
-    is_generator = inspect.isgeneratorfunction(entry_of(target, kind))
     if kind == "source":
         faults.extend(_source_faults(target, options, takes))
     else:
-        is_class_sink = kind == "sink" and inspect.isclass(target)
-        one = why_one(
-            is_durable=durable,
-            is_generator=is_generator,
-            is_class_sink=is_class_sink,
-            is_concurrent=is_async(entry_of(target, kind)) or options.concurrency > 0,
-        )
-        faults.extend(limit_faults(valid, options, takes_one=one, is_durable=durable))
+        faults.extend(_limits_that_do_not_fit(target, kind, options, valid, is_durable=durable))
     file, line = site
     return StageDecl(
         name=name,
@@ -278,6 +270,19 @@ def declare(
         takes_partition=takes >= SHARE,
         runtime=runtime,
     )
+
+
+def _limits_that_do_not_fit(
+    target: Any, kind: Kind, options: StageOptions, given: dict[str, Any], *, is_durable: bool
+) -> Iterator[Fault]:
+    entry = entry_of(target, kind)
+    one = why_one(
+        is_durable=is_durable,
+        is_generator=inspect.isgeneratorfunction(entry),
+        is_class_sink=kind == "sink" and inspect.isclass(target),
+        is_concurrent=is_async(entry) or options.concurrency > 0,
+    )
+    return limit_faults(given, options, takes_one=one, is_durable=is_durable)
 
 
 def _source_faults(target: Any, options: StageOptions, takes: set[str]) -> Iterator[Fault]:

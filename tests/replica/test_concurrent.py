@@ -66,6 +66,9 @@ class Driver:
         if not self.closed:
             self.closed = True
             self.worker.close()
+            for thread in threading.enumerate():  # they wake the waiter with their last item
+                if thread.name.startswith("zflow-item"):
+                    thread.join(LONGEST_S)
             self.waiter.close()
 
 
