@@ -749,7 +749,7 @@ def test_time_is_busy_with_no_room_left_and_starved_with_room(bench, drive):
     def spent(state):
         """How much of the time that a step waits is called so."""
         before = time.row()[:]
-        time.enter(driver.worker.idle_state())
+        time.enter(driver.worker.idles_as())
         driver.step(0.03)
         time.leave()
         after = time.row()[:]

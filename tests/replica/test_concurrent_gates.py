@@ -123,9 +123,9 @@ def test_what_waits_for_its_rate_is_blocked_and_not_starved(begin):
     trial.bench.feed([1, 2, 3])
     trial.until(lambda: len(trial.called) == 1 and trial.worker.settled())
     trial.worker.slice()
-    assert trial.worker.idle_state() == BLOCKED
+    assert trial.worker.idles_as() == BLOCKED
     assert trial.bench.clock.now_s() < trial.worker.due_s() < trial.bench.clock.now_s() + 2.1
-    assert begin().worker.idle_state() == STARVED
+    assert begin().worker.idles_as() == STARVED
 
 
 def test_keys_have_a_rate_each(begin):

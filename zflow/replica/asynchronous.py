@@ -97,7 +97,7 @@ class AsyncWorker(ConcurrentWorker):
         """They have ended, and nothing can be stuck but what was cancelled and goes on."""
         bench = self.bench
         bench.entered(False)
-        bench.counters.time.enter(self.idle_state())
+        bench.counters.time.enter(self.idles_as())
         if self._calls:
             bench.black_box.renew(self._stubborn_ns())
 

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from zflow.net.poll import Waiter
 from zflow.protocol.inbox import Portion
 from zflow.replica.gates import Gates, part_of
-from zflow.replica.timebook import BLOCKED, BUSY, STARVED
+from zflow.replica.timebook import BUSY
 from zflow.replica.worker import Bench, StageWorker
 from zflow.wire.run import SUSPECT, Run, cut_runs
 
@@ -150,11 +150,9 @@ class ConcurrentWorker(StageWorker):
         """Another item may be taken."""
         return len(self._calls) < self._limit and not self._alone and not self._held
 
-    def idle_state(self) -> int:
-        """What the time is called while the data thread sleeps now."""
-        if self.bench.reactor.core.full():
-            return BLOCKED
-        return (self.waits_as() or STARVED) if self.has_room() else BUSY
+    def waits_as(self) -> int | None:
+        """BUSY while as many are in hand as may be."""
+        return super().waits_as() if self.has_room() else BUSY
 
     def slice(self) -> bool:
         """Take what there is room for, let it begin, and hand over what has ended.

@@ -22,7 +22,7 @@ from zflow.replica.committer import Committer
 from zflow.replica.moving import Moving
 from zflow.replica.partitions import Owned, Partitions
 from zflow.replica.rounds import Rounds
-from zflow.replica.worker import SLICE_NS, Bench, describe
+from zflow.replica.worker import SLICE_NS, Bench, Worker, describe
 from zflow.stages import StageOptions
 from zflow.wire.codec import pack
 
@@ -34,7 +34,7 @@ OPEN_AGAIN_S = 0.5
 MAX_HELD = 8192  # units that wait behind one that failed
 
 
-class DurableWorker:
+class DurableWorker(Worker):
     """See the module. call: takes an item; `instance.state` is what it works on."""
 
     def __init__(

@@ -14,7 +14,7 @@ from zflow.clock import Clock
 from zflow.errors import StageError
 from zflow.replica.emit import WhenError
 from zflow.replica.timebook import PULLING
-from zflow.replica.worker import SLICE_NS, Bench, describe
+from zflow.replica.worker import SLICE_NS, Bench, Worker, describe
 from zflow.state.positions import Mark, Position
 from zflow.wire.codec import checksum_bytes, dump_item, load_item
 
@@ -83,7 +83,7 @@ class _SourceMark:
         self._item = None
 
 
-class SourceWorker:
+class SourceWorker(Worker):
     """One source replica.
 
     begin: makes a fresh iterator; its argument is the number of settled items, or the source's
@@ -322,10 +322,6 @@ class SourceWorker:
             self._raised,
             self._retries,
         )
-
-    def settled(self) -> bool:
-        """The core knows of everything."""
-        return True
 
     def due_s(self) -> float:
         """When a source that raised is called again."""

@@ -6,9 +6,10 @@ everything told to the core happens under it.
 
 import itertools
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from zflow.clock import Clock
 from zflow.errors import StageError
@@ -19,7 +20,7 @@ from zflow.replica.counters import Counters
 from zflow.replica.emit import Emitter, WhenError
 from zflow.replica.gates import Gates
 from zflow.replica.reactor import Reactor
-from zflow.replica.timebook import BLOCKED
+from zflow.replica.timebook import BLOCKED, STARVED
 from zflow.state.blackbox import BlackBox
 
 SLICE_NS = 2_000_000
@@ -28,17 +29,44 @@ MAX_RUNS_PER_SLICE = 512  # what the black box can name
 MAX_TRACEBACK_CHARS = 4000
 
 
-class Worker(Protocol):
+class Worker(ABC):
     """What the data thread drives."""
 
+    bench: "Bench"
+
+    @abstractmethod
     def slice(self) -> bool:
         """Run user code for about 2 ms; False if nothing is left to run."""
 
     def due_s(self) -> float:
         """When it has something to do even if nothing arrives; infinite if never."""
+        return float("inf")
 
     def settled(self) -> bool:
         """True if nothing is open here that the core does not know of."""
+        return True
+
+    def waits_as(self) -> int | None:
+        """What its time is while it takes nothing of what is there: BLOCKED, STARVED or BUSY.
+
+        None: it would take it.
+        """
+        return None
+
+    def idles_as(self) -> int:
+        """What the time is called in which the data thread sleeps now."""
+        if self.bench.reactor.core.full():
+            return BLOCKED
+        waits = self.waits_as()
+        return STARVED if waits is None else waits
+
+    def alarm(self) -> str:
+        """What people should know of it, a sentence; mostly empty."""
+        return ""
+
+    def forget(self) -> None:
+        """Leave to its senders what was taken and not begun with. Under the lock."""
+        return
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +96,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, text[-MAX_TRACEBACK_CHARS:]
 
 
-class StageWorker:
+class StageWorker(Worker):
     """Functions and `process` methods that return one item or None, and function sinks.
 
     call: takes an item. positioned: the code reads `self.context`, so it must know each item.
@@ -99,22 +127,15 @@ class StageWorker:
         return self.gates.due_s if self.gates is not None else float("inf")
 
     def waits_as(self) -> int | None:
-        """What its time is while it takes nothing of what is there: BLOCKED, or STARVED.
-
-        None: it would take it.
-        """
+        """BLOCKED while nothing of what is there may go."""
         return BLOCKED if self.gates is not None and self.gates.blocked else None
 
     def alarm(self) -> str:
-        """What people should know of it, a sentence; mostly empty."""
+        """That of a breaker."""
         return self.gates.alarm(self.bench.clock.now_s()) if self.gates is not None else ""
 
-    def settled(self) -> bool:
-        """The core knows of everything."""
-        return True
-
     def forget(self) -> None:
-        """Leave to its senders what was taken and not begun with. Under the lock."""
+        """What waits behind the gates."""
         if self.gates is not None:
             self.gates.forget()
 

@@ -133,12 +133,12 @@ class Conductor:
         """Its black box accuses, everybody hears of it, and a successor starts a little later."""
         slot = str(life.place.slot)
         seat = self.seats[slot]
-        box = read_black_box(life.box_path)
+        box = read_black_box(life.house.box_path)
         assert box is not None, "a life begins with its black box"
         seat.life = None
         del self._hands.post.bound[slot]
         life.die()
-        life.box_path.unlink()
+        life.house.box_path.unlink()
         cause, strikes = _cause(life, error)
         crash = Crash(
             slot=slot,
@@ -186,7 +186,7 @@ class Conductor:
         slot = str(life.place.slot)
         self.seats[slot].life = None
         del self._hands.post.bound[slot]
-        box = read_black_box(life.box_path)
+        box = read_black_box(life.house.box_path)
         assert box is not None, "a life begins with its black box"
         self.books.died(slot, box.counters)
         self.state.ended(slot)

@@ -12,7 +12,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from zflow.errors import InternalError
-from zflow.protocol.actions import Bury, Fail, Retire
+from zflow.protocol.actions import Retire
 from zflow.replica.assembly import (
     Place,
     User,
@@ -21,16 +21,10 @@ from zflow.replica.assembly import (
     make_emitter,
     make_worker,
 )
-from zflow.replica.counters import Counters
-from zflow.replica.durable import DurableWorker
 from zflow.replica.heard import PHASE, Heard
-from zflow.replica.letters import letters_of
-from zflow.replica.reactor import Reactor
-from zflow.replica.source import SourceWorker
-from zflow.replica.usercounters import UserCounters
+from zflow.replica.house import House
 from zflow.replica.userside import close_stage, open_stage
-from zflow.replica.worker import Bench, StageWorker, Worker, describe
-from zflow.state.blackbox import BlackBox
+from zflow.replica.worker import Worker, describe
 from zflow.state.positions import Position, PositionFile
 from zflow.testing.kills import Hung, Killed
 from zflow.testing.pipes import Pipes, Post
@@ -44,8 +38,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("zflow.replica")
 STEP_NS = 1_000  # what a step takes at least, so that time goes on
 IDLE_S = 5.0  # an idle replica looks up at least this often
-BOOKS_EVERY_S = 0.005
-POSITION_EVERY_S = 0.25
 NEVER_NS = 1 << 62
 BIRTH = 1  # of every source and partition: by it items are named, so that names are the same too
 
@@ -88,57 +80,38 @@ class Life:
         self._hands = hands
         self._above = above
         self._heard = Heard(snapshot, place.stage.name)
-        self._state = "registered"
-        self._failure = ""
-        self._report: control.Report | None = None
         self._step_ns, self._busy_ns = NEVER_NS, 0
         self._connecting = False
-        self._positions: PositionFile | None = None
         self._position: Position | None = None
-        self._source: SourceWorker | None = None
-        self._durable: DurableWorker | None = None
-        self._worker: Worker | None = None
         self._committer: VirtualCommitter | None = None
         self._instance: Any = None
-        self._burying: dict[int, tuple[str, str, int]] = {}
-        self._position_asked: tuple[int, bool] | None = None
-        self._position_due_s = 0.0
-        self._books_due_s = 0.0
-        self._books_stale = False
         self._make()
 
     def _make(self) -> None:
         place, hands = self.place, self._hands
         stage, slot = place.stage, place.slot
+        positions = None
         if stage.kind == "source":
-            self._positions = PositionFile(place.state.position(slot))
-            self._position = _reborn(self._positions.load())
+            positions = PositionFile(place.state.position(slot))
+            self._position = _reborn(positions.load())
         random = Random(hands.random.getrandbits(64))
         self.core = make_core(
             place, self._position, random=random, token=lambda: random.getrandbits(64) | 1
         )
         self.links = Pipes(hands.post, self.clock, self.wake)
-        self._reactor = Reactor(
+        self.house = House(
+            place,
             self.core,
             cast("DataLinks", self.links),
             self.clock,
-            on_bury=self._on_bury,
-            on_fail=self._on_fail,
-            on_retire=self._on_retire,
+            self._heard,
+            position=positions,
+            wake=self.wake,
+            told=lambda report: self._above.reported(self, report),
+            retired=self._on_retire,
+            keeper=VirtualKeeper,
         )
-        config = place.config
-        self._counters = Counters(
-            self.core,
-            stage=stage.name,
-            is_sink=stage.kind == "sink",
-            edges={edge.edge: edge.label for edge in config.edges if edge.target == stage.name},
-            clock=self.clock,
-        )
-        self.box_path = place.run.black_box(stage.number, slot.index, place.incarnation)
-        self.black_box = BlackBox(self.box_path, self._counters.names())
-        self._counters.attach(self.black_box)
-        dead = place.state.dead_letters(slot)
-        self._keeper = VirtualKeeper(dead, self._positions, self.clock, self.wake)
+        self._reactor = self.house.reactor
 
     # -- steps -------------------------------------------------------------------------------
 
@@ -168,7 +141,7 @@ class Life:
             self._above.died(self, error)
             return
         self._busy_ns = self.clock.ns + STEP_NS
-        if self._state != "finished":
+        if self.house.state != "finished":
             # Rounded up: a step that comes a moment too early finds nothing to do.
             self.wake(int(min(due_s, self.clock.now_s() + IDLE_S) * 1e9) + 1)
 
@@ -181,7 +154,7 @@ class Life:
         if self.hung:  # the control thread goes on
             self._look_around()
             return self.core.due_s()
-        if self._worker is None:
+        if self.house.worker is None:
             self._open()
         phase = self._heard.phase
         if phase < PHASE["connect"]:
@@ -192,56 +165,42 @@ class Life:
         if phase >= PHASE["finish"]:
             self._finish()
             return float("inf")
-        if self._state == "running":
+        if self.house.state == "running":
             return self._work()
         self._look_around()
-        if self._state == "bound" and self.core.connected():
-            self._enter("connected")
-        if self._state == "connected" and phase >= PHASE["run"]:
-            self._enter("running")
-            self._counters.time.begin()
+        if self.house.state == "bound" and self.core.connected():
+            self.house.enter("connected")
+        if self.house.state == "connected" and phase >= PHASE["run"]:
+            self.house.enter("running")
+            self.house.counters.time.begin()
             return 0.0
-        return self._due_s()
+        return self.house.due_s()
 
     def _open(self) -> None:
         user = self._hands.user.of(self.place, self.clock)
-        user.context.counters = UserCounters(self.black_box)
-        self._worker = self._make_worker(user)
+        self.house.employ(self._make_worker(user))
         self._instance = user.code.instance if user.code is not None else None
-        if self._source is None:
+        if self.house.source is None:
             self._hands.user.awaited(open_stage(self._instance))
-        self._enter("bound")
+        self.house.enter("bound")
 
     def _make_worker(self, user: User) -> Worker:
-        bench = Bench(
-            reactor=self._reactor,
-            black_box=self.black_box,
-            counters=self._counters,
-            emitter=make_emitter(self.place, user),
-            context=user.context,
-            clock=self.clock,
-            entered=self._entered,
-            unmarked=frozenset(edge.edge for edge in self.place.config.edges if edge.unmarked),
-        )
+        bench = self.house.bench(user.context, make_emitter(self.place, user), self._entered)
         if self.place.stage.partitions:
             self._committer = VirtualCommitter(
                 self.clock, self.wake, self._later, Random(self._hands.random.getrandbits(64))
             )
-            self._durable = make_durable(
+            return make_durable(
                 self.place, user, bench, self.wake, None, committer=self._committer, birth=BIRTH
             )
-            return self._durable
-        worker = make_worker(
+        return make_worker(
             self.place,
             user,
             bench,
             self._position,
-            lambda: self._keeper.stored_low,
+            lambda: self.house.keeper.stored_low,
             self._on_source_failed,
         )
-        if isinstance(worker, SourceWorker):
-            self._source = worker
-        return worker
 
     def _entered(self, begins: bool) -> None:  # noqa: FBT001 - as `Bench` asks for it
         """User code that takes no item, a timer or `finish`, takes time too."""
@@ -252,118 +211,42 @@ class Life:
         self._hands.timeline.at(self.clock.ns + ns, call, *arguments)
 
     def _work(self) -> float:
-        worker = self._worker
-        assert worker is not None, "it runs"
-        if self._source is not None:
-            self._source.draining = self._heard.phase >= PHASE["drain"] or bool(self._failure)
-            self._source.paused = self._heard.paused
-        if self._durable is not None:
-            self._durable.concluding = self._heard.concluding
+        house = self.house
+        assert house.worker is not None, "it runs"
+        if house.source is not None:
+            house.source.draining = self._heard.phase >= PHASE["drain"] or bool(house.failure)
+            house.source.paused = self._heard.paused
+        if house.durable is not None:
+            house.durable.concluding = self._heard.concluding
         with self._reactor.lock:
             self._reactor.receive()
-        more = self._slice(worker)
+        more = self._slice(house.worker)
         with self._reactor.lock:
-            self._keep_house()
-        has_work = bool(self.core.inbox.parcels) and not self.core.full()
-        if isinstance(worker, StageWorker) and worker.waits_as() is not None:
-            has_work = False
-        return 0.0 if more or has_work or self.links.waiting() else self._due_s()
+            house.keep()
+        return 0.0 if more or house.has_work() or self.links.waiting() else house.due_s()
 
     def _slice(self, worker: Worker) -> bool:
         try:
             return worker.slice()
         except Blocked:  # as when a generator waits in its own code: what it has given goes on
-            assert self._source is not None, "only a source waits"
+            source = self.house.source
+            assert source is not None, "only a source waits"
             with self._reactor.lock:
-                if self._source.waiting():
-                    self._source.collect(self.clock.now_ns())
+                if source.waiting():
+                    source.collect(self.clock.now_ns())
                 self._reactor.flush()
             return False
-
-    def _due_s(self) -> float:
-        due_s = self.core.due_s()
-        if self._worker is not None:
-            due_s = min(due_s, self._worker.due_s())
-        return min(due_s, self._books_due_s) if self._books_stale else due_s
 
     def _look_around(self) -> None:
         with self._reactor.lock:
             self._reactor.receive()
-            self._keep_house()
-
-    # -- the house ---------------------------------------------------------------------------
-
-    def _keep_house(self) -> None:
-        while self._keeper.done:
-            ticket = self._keeper.done.popleft()
-            self._counters.buried(*self._burying.pop(ticket))
-            self.core.buried(ticket)
-        self._reactor.tick()
-        now_s = self.clock.now_s()
-        self._books_stale = now_s < self._books_due_s
-        if not self._books_stale:
-            self._books_due_s = now_s + BOOKS_EVERY_S
-            if self._source is not None:
-                self._keep_position(self._source)
-            self.black_box.count(self._counters.values())
-            self._review()
-
-    def _keep_position(self, source: SourceWorker) -> None:
-        origin = self.core.origin
-        assert origin is not None, "a source has an origin"
-        row = (origin.low, source.ended and origin.empty())
-        now_s = self.clock.now_s()
-        ends = self.core.source_ended and origin.empty()
-        if row != self._position_asked and (ends or now_s >= self._position_due_s):
-            self._position_due_s = now_s + POSITION_EVERY_S
-            self._position_asked = row
-            self._keeper.store_position(row[0], ended=row[1], mark=source.mark())
-
-    def _review(self) -> None:
-        """Tell the conductor when what it waits for has changed."""
-        ended = self.core.quiet()
-        settled = ended and self.core.settled() and self._is_kept()
-        sent = sum(outbox.ledger.sent for outbox in self.core.outboxes.values())
-        report = control.Report(
-            str(self.place.slot),
-            self.place.incarnation,
-            "failed" if self._failure else self._state,
-            ended,
-            settled,
-            self._counters.received + sent if settled else 0,
-            self._heard.probe,
-            self._failure,
-            self._source is None or self._source.ended,
-        )
-        if report != self._report:
-            self._report = report
-            self._above.reported(self, report)
-
-    def _is_kept(self) -> bool:
-        worker, origin = self._worker, self.core.origin
-        if worker is None or not worker.settled():
-            return False
-        if self._durable is not None and self._heard.concluding > self._durable.concluding:
-            return False
-        return origin is None or (self._keeper.stored_low >= origin.low and self._keeper.idle())
-
-    def _enter(self, state: str) -> None:
-        self._state = state
-        self._review()
-
-    def _on_bury(self, action: Bury) -> None:
-        letters = letters_of(action, version="", now_s=self.clock.wall_s())
-        self._burying[action.ticket] = (action.stage, action.code, len(letters))
-        self._keeper.bury(action.ticket, letters)
-
-    def _on_fail(self, action: Fail) -> None:
-        self._failure = f"{action.stage} failed on an item (on_error='fail'):\n{action.error}"
+            self.house.keep()
 
     def _on_retire(self, action: Retire) -> None:
         raise InternalError(f"{self.place.slot} met incarnation {action.current} of itself")
 
     def _on_source_failed(self, error: BaseException) -> None:
-        self._failure = describe(error)[1]
+        self.house.failure = describe(error)[1]
 
     def hear(self, update: control.Update) -> None:
         """A word of the conductor."""
@@ -372,21 +255,18 @@ class Life:
         self._heard.take(update)
         if update.crash is not None:
             self.core.on_crash(update.crash, self._hands.timeline.now_ns / 1e9)
-        self._books_due_s = 0.0  # it is answered at once
+        self.house.hurry()
         self.wake()
 
     # -- the end -----------------------------------------------------------------------------
 
     def _finish(self) -> None:
         with self._reactor.lock:
-            if not self.core.settled():
-                raise InternalError(f"{self.place.slot} was told to finish with units open")
-            self.core.finish()
-            self._reactor.perform()
+            self.house.say_goodbye()
         self._hands.user.awaited(close_stage(self._instance))
-        self._counters.finished = True
-        self.black_box.count(self._counters.values())
-        self._state = "finished"
+        self.house.counters.finished = True
+        self.house.count()
+        self.house.state = "finished"
         self._let_go()
         self._above.ended(self)
 
@@ -403,10 +283,10 @@ class Life:
 
     def _let_go(self) -> None:
         self.alive = False
-        if self._durable is not None:
-            self._durable.close()
-        self._keeper.close()
-        self.black_box.close()
+        if self.house.durable is not None:
+            self.house.durable.close()
+        self.house.keeper.close()
+        self.house.black_box.close()
 
     def open_work(self) -> str:
         """What is open here, for the message of a run that does not end; "" if nothing is."""
@@ -425,12 +305,13 @@ class Life:
         found = [f"{number} {what}" for what, number in numbers.items() if number]
         if self.hung:
             found.append("user code does not return")
-        if self._source is not None and not self._source.ended:
+        house = self.house
+        if house.source is not None and not house.source.ended:
             found.append("the source has not ended")
-        if self._worker is not None and not self._worker.settled():
+        if house.worker is not None and not house.worker.settled():
             found.append("not committed")
-        if self._state != "running":
-            found.append(f"is {self._state}")
+        if house.state != "running":
+            found.append(f"is {house.state}")
         return ", ".join(found)
 
 
