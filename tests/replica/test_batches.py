@@ -30,15 +30,10 @@ class SetClock(Clock):
         return int(self.at_s * 1e9) + 1000  # never before what was rounded up
 
 
-def batched(bench, call, *, gates=None, **options):
-    settings = {
-        "retry_on": (Exception,),
-        "positioned": False,
-        "is_sink": False,
-        "batch": 4,
-        "batch_timeout_s": TIMEOUT_S,
-    }
-    return BatchWorker(bench.bench, call, gates=gates, **{**settings, **options})
+def batched(bench, call, *, gates=None, batch=4, batch_timeout_s=TIMEOUT_S, **options):
+    settings = {"retry_on": (Exception,), "positioned": False, "is_sink": False, **options}
+    limits = Limits(batch=batch, batch_timeout_s=batch_timeout_s)
+    return BatchWorker(bench.bench, call, limits, gates=gates, **settings)
 
 
 def gates(bench, *, slots=1, retries=3, **limits):

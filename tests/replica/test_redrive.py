@@ -4,7 +4,8 @@ import pytest
 
 from zflow.ids import Slot
 from zflow.paths import RunDirectory, StateDirectory
-from zflow.replica.assembly import Place, paced, redrive_begin, redrive_pause_s
+from zflow.replica.place import Place
+from zflow.replica.redrive import paced, redrive_begin, redrive_pause_s
 from zflow.state.deadletter import DeadLetter, DeadLetterStore, edit_letter, read_dead_letters
 from zflow.wire.codec import dump_item
 from zflow.wire.control import RunConfig, TargetConfig

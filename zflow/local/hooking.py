@@ -7,24 +7,29 @@ twice if this process dies between the two.
 """
 
 import json
+import logging
 import os
 import select
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from zflow import log
+from zflow.clock import Clock
 from zflow.errors import ConfigError, Unavailable
 from zflow.loader import Loaded
 from zflow.local.plan import load_stored
+from zflow.log import Repeating
 from zflow.occasions import Failure, Letter, Run
 from zflow.state.deadletter import StoredLetter, read_dead_letters
 from zflow.state.runs import StoredRun, read_run
 from zflow.wire.codec import load_item
 from zflow.wire.payload import DecodeError
+
+_LOG = logging.getLogger("zflow.local")
 
 LOOK_EVERY_S = 0.25  # into the store of dead letters
 OCCASIONS = {"on_start": Run, "on_finish": Run, "on_error": Failure}
@@ -38,11 +43,15 @@ class Caller:
         self._run_id = stored.record.run_id
         self._folder = stored.state.dead_folder
         self._path = stored.state.told
+        self._complain = Repeating(_LOG, Clock())
+        self._seen: dict[str, tuple[int, int]] = {}
         self._told = set(self._path.read_text().split()) if self._path.exists() else set()
 
     def tell(self, line: bytes) -> None:
-        """What whoever leads the run has said."""
+        """What whoever leads the run has said; that it is over, once all letters are told."""
         said = json.loads(line)
+        if said["hook"] == "on_finish":
+            self.look()
         fields = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in said["occasion"].items()
@@ -53,19 +62,35 @@ class Caller:
         """Tell the dead letters that nobody has been told of."""
         if "on_dead_letter" not in self._hooks:
             return
-        for stored in list(self._new_letters()):
+        seen = self._written()
+        if seen == self._seen:
+            return
+        try:
+            found = [one for one in read_dead_letters(self._folder) if one.id not in self._told]
+        except Unavailable as error:
+            self._complain.warning("%s; it is looked at again", error)
+            return
+        self._seen = seen  # of before it was read: what came meanwhile is another look
+        for stored in found:
             self._call("on_dead_letter", self._letter(stored))
             self._told.add(stored.id)
-            with self._path.open("a") as file:
-                file.write(f"{stored.id}\n")
+            self._write_down(stored.id)
 
-    def _new_letters(self) -> Iterator[StoredLetter]:
+    def _written(self) -> dict[str, tuple[int, int]]:
+        """When each file of the store was written: it is read again only if one was."""
+        found = {}
+        for path in self._folder.glob("*[!m]"):  # but -shm, which a reader writes too
+            with suppress(FileNotFoundError):  # a store that was closed leaves one file of three
+                stat = path.stat()
+                found[path.name] = stat.st_mtime_ns, stat.st_size
+        return found
+
+    def _write_down(self, letter: str) -> None:
         try:
-            for stored in read_dead_letters(self._folder):
-                if stored.id not in self._told:
-                    yield stored
-        except Unavailable:  # written at this moment, or its disk is full: the next look
-            return
+            with self._path.open("a") as file:
+                file.write(f"{letter}\n")
+        except OSError as error:
+            self._complain.warning("%s: %s; a resumed run tells it again", self._path, error)
 
     def _letter(self, stored: StoredLetter) -> Letter:
         letter = stored.letter
@@ -118,8 +143,6 @@ def main() -> int:
             caller.look()
             return 0
         for line in lines:
-            if json.loads(line)["hook"] == "on_finish":
-                caller.look()  # all of them come before the end
             caller.tell(line)
         caller.look()
 

@@ -51,7 +51,6 @@ class Hooks:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                cwd=os.getcwd(),
             )
         assert process.stdin is not None, "it was asked for"
         os.set_blocking(process.stdin.fileno(), False)
@@ -108,13 +107,15 @@ class Hooks:
         if process.stdin is not None:
             with suppress(BrokenPipeError):
                 process.stdin.close()
-        if process.poll() is None:
+        late = process.poll() is None
+        if late:
             _LOG.warning("a hook still ran when the run was over: ended")
             process.kill()
         code = process.wait()
         self._relay.finish()
-        if code > 0:
-            _LOG.warning("the process of the hooks ended with exit code %d", code)
+        if code and not late:
+            how = f"exit code {code}" if code > 0 else f"signal {-code}"
+            _LOG.warning("the process of the hooks ended with %s", how)
 
     def _tell(self, hook: str, occasion: Run | Failure) -> None:
         if self._process is not None:

@@ -234,7 +234,6 @@ class Inbox:
         self.links: dict[LinkKey, ReceiverLink] = {}
         self.parcels: deque[Parcel] = deque()
         self._turns = Turns(settings.fair_ratio) if settings.fair_ratio is not None else None
-        self._waiting: list[int] = []  # the lanes among them when the first one was chosen
         self.watermarks: dict[int, int] = {}  # the highest known low mark of each origin (R7)
         self.executing_since_s: float | None = None
         self.stale_frames = 0
@@ -453,13 +452,15 @@ class Inbox:
     def first(self) -> Parcel:
         """The parcel whose turn it is; there is one."""
         if self._turns is not None and len(self.parcels) > 1:
-            self._waiting = sorted({parcel.lane for parcel in self.parcels})
-            lane = self._turns.next(self._waiting)
+            lane = self._turns.next(self._lanes())
             if lane != self.parcels[0].lane:
                 chosen = next(parcel for parcel in self.parcels if parcel.lane == lane)
                 self.parcels.remove(chosen)
                 self.parcels.appendleft(chosen)
         return self.parcels[0]
+
+    def _lanes(self) -> list[int]:
+        return sorted({parcel.lane for parcel in self.parcels})
 
     def leave(self, parcel: Parcel, n: int, now_s: float) -> Portion:
         """Take the next `n` units of the first parcel out of the inbox; its items are decoded."""
@@ -474,11 +475,10 @@ class Inbox:
             runs = cut_runs(runs, begin, end)
             share = share * end // parcel.n - share * begin // parcel.n
         parcel.taken = end
+        if self._turns is not None:
+            self._turns.served(parcel.lane, self._lanes(), end - begin)
         if end == parcel.n:
             self.parcels.popleft()
-        if self._turns is not None:
-            self._turns.served(parcel.lane, self._waiting or [parcel.lane], end - begin)
-            self._waiting = []
         link.held -= end - begin
         if link.changed_s > now_s:
             link.changed_s = now_s

@@ -15,8 +15,8 @@ from zflow.net.control import ControlClient
 from zflow.net.security import Security
 from zflow.net.sockets import Sockets, check_fds
 from zflow.paths import RunDirectory, StateDirectory
-from zflow.replica.assembly import Place
 from zflow.replica.life import Replica
+from zflow.replica.place import Place
 from zflow.replica.process import SlotLock, settle_in
 from zflow.replica.worker import describe
 from zflow.wire import control

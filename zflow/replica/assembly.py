@@ -3,21 +3,19 @@
 Decides which part gets which setting. Starts nothing and opens no socket.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from zflow.clock import Clock
 from zflow.config import parse_parameters
 from zflow.declared.model import Declared
 from zflow.errors import InternalError
 from zflow.hashing import text_hash64
-from zflow.ids import Slot, new_token
+from zflow.ids import new_token
 from zflow.loader import Loaded, load, load_source
-from zflow.paths import RunDirectory, StateDirectory
-from zflow.protocol.actions import LinkKey
+from zflow.paths import StateDirectory
 from zflow.protocol.core import Core, CoreSettings, OriginSettings
 from zflow.protocol.inbox import InboxSettings
 from zflow.protocol.outbox import EdgeSettings
@@ -28,9 +26,11 @@ from zflow.replica.concurrent import ConcurrentWorker, ThreadWorker
 from zflow.replica.context import Context, SharedContext
 from zflow.replica.durable import DurableWorker
 from zflow.replica.emit import Emitter, Keying, Route
-from zflow.replica.gates import Gates, make_gates
+from zflow.replica.gates import make_gates
 from zflow.replica.journaled import journaled
 from zflow.replica.partitions import Owned, Partitions
+from zflow.replica.place import Place
+from zflow.replica.redrive import redrive_begin
 from zflow.replica.sinks import BatchSinkWorker, CommitSinkWorker, UpsertSinkWorker
 from zflow.replica.source import SourceWorker
 from zflow.replica.userside import UserCode, build, source_begin
@@ -38,12 +38,10 @@ from zflow.replica.worker import Bench, StageWorker, Worker
 from zflow.replica.yields import YieldWorker
 from zflow.shapes import entry_name
 from zflow.stages import StageDecl
-from zflow.state.deadletter import read_dead_letters
 from zflow.state.journal import Journal
 from zflow.state.positions import Position
-from zflow.wire.codec import CODECS, load_item
-from zflow.wire.control import REDRIVE, Ownership, Roster, RunConfig, StageConfig
-from zflow.wire.data import Crash
+from zflow.wire.codec import CODECS
+from zflow.wire.control import REDRIVE, Ownership, RunConfig
 
 VERSION_CHARACTERS = 12  # of the digest of the topology's code: for people to compare
 
@@ -53,31 +51,6 @@ SINKS: dict[str, type[StageWorker]] = {
     "upsert": UpsertSinkWorker,
     "commit": CommitSinkWorker,
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """Which replica this is, and what it was told."""
-
-    config: RunConfig
-    slot: Slot
-    incarnation: int
-    crashes: tuple[Crash, ...]
-    run: RunDirectory  # where its locks, its black box and its logs are
-    state: StateDirectory  # where the positions, partitions and dead letters are
-    into: str  # where it takes messages
-    ack: str  # where it takes the answers to its own
-    rosters: dict[str, Roster]  # who its neighbours are, as far as is known; grows with the run
-
-    @property
-    def stage(self) -> StageConfig:
-        """The stage's own configuration."""
-        return self.config.stage(self.slot.stage)
-
-    def endpoint_of_link(self, key: LinkKey) -> str:
-        """Where the receiver of a link takes messages."""
-        slot = Slot.parse(key[1])
-        return self.rosters[slot.stage].slots[slot.index]
 
 
 def load_topology(config: RunConfig, state: StateDirectory) -> Loaded:
@@ -282,44 +255,28 @@ def make_worker(
         logger=bench.context.logger,
         into=place.into,
     )
-    if decl.options.batch:
-        return BatchWorker(
-            bench,
-            code.call,
-            retry_on=decl.options.retry_on,
-            positioned=decl.is_class,
-            is_sink=decl.kind == "sink",
-            batch=decl.options.batch,
-            batch_timeout_s=decl.options.batch_timeout_s,
-            gates=gates,
-        )
-    kind: type[StageWorker] = StageWorker
-    if decl.kind == "sink" and decl.is_class:
-        kind = SINKS[entry_name(decl.target, "sink")]
-    elif decl.is_generator:
-        kind = YieldWorker
-    if decl.concurrency:
-        return _concurrent_worker(place, decl, bench, code, gates)
-    return kind(
-        bench,
-        code.call,
-        retry_on=decl.options.retry_on,
-        positioned=decl.is_class,
-        is_sink=decl.kind == "sink",
-        gates=gates,
-    )
-
-
-def _concurrent_worker(
-    place: Place, decl: StageDecl, bench: Bench, code: UserCode, gates: Gates | None
-) -> ConcurrentWorker:
     settings: dict[str, Any] = {
-        "concurrency": decl.concurrency,
         "retry_on": decl.options.retry_on,
         "positioned": decl.is_class,
         "is_sink": decl.kind == "sink",
         "gates": gates,
     }
+    if decl.options.batch:
+        return BatchWorker(bench, code.call, decl.options, **settings)
+    if decl.concurrency:
+        return _concurrent_worker(place, decl, bench, code, settings)
+    kind: type[StageWorker] = StageWorker
+    if decl.kind == "sink" and decl.is_class:
+        kind = SINKS[entry_name(decl.target, "sink")]
+    elif decl.is_generator:
+        kind = YieldWorker
+    return kind(bench, code.call, **settings)
+
+
+def _concurrent_worker(
+    place: Place, decl: StageDecl, bench: Bench, code: UserCode, settings: dict[str, Any]
+) -> ConcurrentWorker:
+    settings["concurrency"] = decl.concurrency
     if not decl.is_async:
         return ThreadWorker(bench, code.call, **settings)
     # asyncio takes as long to import as all of a plain replica's own code.
@@ -398,48 +355,3 @@ def _source_worker(
         backoff_s=stage.backoff_s,
         failed=failed,
     )
-
-
-def redrive_begin(place: Place, clock: Clock) -> Callable[[Any], Iterator[Any]]:
-    """A source of dead letters, in the order in which they were chosen.
-
-    Its wait between two letters is like that of any source which blocks: what it has yielded is
-    sent meanwhile, and a drain ends it.
-    """
-    wanted = place.config.redrive.get(place.slot.stage, [])
-
-    def begin(settled: int) -> Iterator[Any]:
-        folder = place.state.dead_folder
-        letters = {stored.id: stored.letter.item for stored in read_dead_letters(folder)}
-        for letter_id in paced(wanted[settled:], redrive_pause_s(place), clock):
-            raw = letters[letter_id]
-            if raw is not None:
-                yield load_item(raw)
-
-    return begin
-
-
-def redrive_pause_s(place: Place) -> float:
-    """The time from one letter of this source to its next.
-
-    Each source gets the share of the rate that it has of the letters, so that all end together.
-    """
-    config = place.config
-    if not config.redrive_rate_per_s:
-        return 0.0
-    share = len(config.redrive[place.slot.stage]) / sum(map(len, config.redrive.values()))
-    return 1.0 / (config.redrive_rate_per_s * share)
-
-
-def paced(letters: Iterable[str], pause_s: float, clock: Clock) -> Iterator[str]:
-    """These, one in `pause_s`. Blocks between two of them.
-
-    Time that was lost downstream is not made up later: the rate is what others can bear.
-    """
-    due_s = clock.now_s()
-    for letter in letters:
-        late_s = clock.now_s() - due_s
-        if late_s < 0.0:
-            clock.sleep(-late_s)
-        due_s += pause_s if late_s < pause_s else late_s + pause_s
-        yield letter

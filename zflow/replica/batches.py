@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from zflow.errors import StageError
+from zflow.limits import Limits
 from zflow.protocol.inbox import Portion
-from zflow.replica.gates import Gates
 from zflow.replica.timebook import STARVED
 from zflow.replica.worker import MAX_RUNS_PER_SLICE, SLICE_NS, Bench, StageWorker
 from zflow.wire.run import SUSPECT
@@ -30,22 +30,15 @@ class BatchWorker(StageWorker):
         self,
         bench: Bench,
         call: Callable[..., Any],
-        *,
-        retry_on: tuple[type[Exception], ...],
-        positioned: bool,
-        is_sink: bool,
-        batch: int,
-        batch_timeout_s: float,
-        gates: Gates | None = None,
+        limits: Limits,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            bench, call, retry_on=retry_on, positioned=positioned, is_sink=is_sink, gates=gates
-        )
-        self._batch = batch
-        self._timeout_s = batch_timeout_s
+        super().__init__(bench, call, **settings)
+        self._batch = limits.batch
+        self._timeout_s = limits.batch_timeout_s
         self._complete_s = float("inf")  # when what waits will be a batch, if it is none now
         # Else the credit of a link would end before there are enough.
-        bench.reactor.core.inbox.window.floor_items = batch
+        bench.reactor.core.inbox.window.floor_items = limits.batch
 
     def due_s(self) -> float:
         """When the items that wait have waited for long enough, or may go at last."""

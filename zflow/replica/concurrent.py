@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from zflow.net.poll import Waiter
 from zflow.protocol.inbox import Portion
-from zflow.replica.gates import Gates, part_of
+from zflow.replica.gates import part_of
 from zflow.replica.timebook import BUSY
 from zflow.replica.worker import Bench, StageWorker
 from zflow.wire.run import SUSPECT, Run, cut_runs
@@ -101,14 +101,9 @@ class ConcurrentWorker(StageWorker):
         call: Callable[..., Any],
         *,
         concurrency: int,
-        retry_on: tuple[type[Exception], ...],
-        positioned: bool,
-        is_sink: bool,
-        gates: Gates | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            bench, call, retry_on=retry_on, positioned=positioned, is_sink=is_sink, gates=gates
-        )
+        super().__init__(bench, call, **settings)
         self._limit = concurrency
         self._flights: dict[Flight, None] = {}  # in the order of their start, as are the calls
         self._calls: dict[Call, None] = {}

@@ -106,7 +106,12 @@ class Context:
 class SharedContext(Context):
     """Of a stage that has several items in hand: each task and each thread sees its own."""
 
-    _item: ContextVar[tuple[Portion | None, int]] = ContextVar("zflow_item", default=(None, 0))
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        # Its own: in a run in one process there are several replicas.
+        self._item: ContextVar[tuple[Portion | None, int]] = ContextVar(
+            "zflow_item", default=(None, 0)
+        )
 
     def at(self, portion: Portion | None, position: int) -> None:
         """The replica's own: which item the present task or thread has."""

@@ -3,7 +3,7 @@
 from zflow.net.links import DataLinks
 from zflow.net.security import Security
 from zflow.net.sockets import Sockets
-from zflow.replica.assembly import Place
+from zflow.replica.place import Place
 
 
 class Doors:

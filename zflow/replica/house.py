@@ -13,7 +13,6 @@ from zflow.errors import InternalError
 from zflow.net.links import DataLinks
 from zflow.protocol.actions import Bury, Fail, Retire
 from zflow.protocol.core import Core
-from zflow.replica.assembly import Place
 from zflow.replica.context import Context
 from zflow.replica.counters import Counters
 from zflow.replica.durable import DurableWorker
@@ -21,6 +20,7 @@ from zflow.replica.emit import Emitter
 from zflow.replica.heard import Heard
 from zflow.replica.keeper import Keeper
 from zflow.replica.letters import letters_of
+from zflow.replica.place import Place
 from zflow.replica.reactor import Reactor
 from zflow.replica.source import SourceWorker
 from zflow.replica.usercounters import UserCounters

@@ -22,7 +22,6 @@ from zflow.net.security import Security
 from zflow.net.sockets import Sockets
 from zflow.protocol.actions import Bury, Retire
 from zflow.replica.assembly import (
-    Place,
     User,
     load_user,
     make_core,
@@ -36,6 +35,7 @@ from zflow.replica.doors import Doors
 from zflow.replica.emit import Emitter
 from zflow.replica.heard import PHASE, Heard
 from zflow.replica.house import House
+from zflow.replica.place import Place
 from zflow.replica.tapping import Tapping
 from zflow.replica.timebook import BUSY
 from zflow.replica.userside import close_stage, open_stage

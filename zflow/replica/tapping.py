@@ -14,7 +14,7 @@ from zflow.log import Repeating
 from zflow.net.links import DataLinks
 from zflow.net.tap import Mirror
 from zflow.protocol.actions import Send
-from zflow.replica.assembly import Place
+from zflow.replica.place import Place
 
 _LOG = logging.getLogger("zflow.replica")
 

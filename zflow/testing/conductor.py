@@ -14,7 +14,7 @@ from zflow.coordinator.state import RunState
 from zflow.errors import Unavailable
 from zflow.ids import Slot
 from zflow.paths import RunDirectory, StateDirectory
-from zflow.replica.assembly import Place
+from zflow.replica.place import Place
 from zflow.replica.worker import describe
 from zflow.state.blackbox import read_black_box
 from zflow.supervisor.supervise import (

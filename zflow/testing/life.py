@@ -13,16 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from zflow.errors import InternalError
 from zflow.protocol.actions import Retire
-from zflow.replica.assembly import (
-    Place,
-    User,
-    make_core,
-    make_durable,
-    make_emitter,
-    make_worker,
-)
+from zflow.replica.assembly import User, make_core, make_durable, make_emitter, make_worker
 from zflow.replica.heard import PHASE, Heard
 from zflow.replica.house import House
+from zflow.replica.place import Place
 from zflow.replica.userside import close_stage, open_stage
 from zflow.replica.worker import Worker, describe
 from zflow.state.positions import Position, PositionFile

@@ -16,8 +16,9 @@ from typing import Any
 from zflow.config import convert, convert_problem
 from zflow.declared.model import Declared
 from zflow.errors import ConfigError, Problem, suggest
-from zflow.replica.assembly import Place, User, make_user
+from zflow.replica.assembly import User, make_user
 from zflow.replica.context import Context
+from zflow.replica.place import Place
 from zflow.replica.userside import UserCode
 from zflow.shapes import entry_name
 from zflow.testing.kills import Fates, Killed
