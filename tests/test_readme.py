@@ -175,6 +175,11 @@ def test_everything_that_is_declared_in_an_example_is_valid():
     assert [problem for one in declared for problem in one.problems] == []
 
 
+def test_every_topology_is_shown():
+    for path in (ROOT / "topologies").glob("*.py"):
+        assert f"(topologies/{path.name})" in README
+
+
 @pytest.mark.slow
 def test_the_main_job_writes_what_the_readme_says(tmp_path):
     # The whole standard library is the business of tests/topologies/test_codebase.py.
