@@ -158,9 +158,11 @@ class Topology:
 
     def _hook(self, name: str, hook: Callable[[T], H]) -> Callable[[T], H]:
         site = api.call_site(2)
-        fix = "give a function that takes one argument, and returns at once or blocks"
-        if not callable(hook) or inspect.iscoroutinefunction(hook):
+        fix = "give a plain function of one argument"
+        if not callable(hook):
             self._refuse(name, site, f"{hook!r} cannot be a hook", fix)
+        elif inspect.iscoroutinefunction(hook):
+            self._refuse(name, site, f"{hook.__name__} is async, and nobody would await it", fix)
         else:
             self._hooks.setdefault(name, []).append(hook)
         return hook
