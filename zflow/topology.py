@@ -159,10 +159,11 @@ class Topology:
     def _hook(self, name: str, hook: Callable[[T], H]) -> Callable[[T], H]:
         site = api.call_site(2)
         fix = "give a plain function of one argument"
-        if not callable(hook):
-            self._refuse(name, site, f"{hook!r} cannot be a hook", fix)
-        elif inspect.iscoroutinefunction(hook):
-            self._refuse(name, site, f"{hook.__name__} is async, and nobody would await it", fix)
+        given: Any = hook
+        if not callable(given):
+            self._refuse(name, site, f"{given!r} cannot be a hook", fix)
+        elif inspect.iscoroutinefunction(given):
+            self._refuse(name, site, f"{given.__name__} is async, and nobody would await it", fix)
         else:
             self._hooks.setdefault(name, []).append(hook)
         return hook
